@@ -1,0 +1,1 @@
+"""Codecs: bytes to values and values to bytes. They know neither sockets nor models."""

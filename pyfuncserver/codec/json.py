@@ -1,0 +1,157 @@
+"""JSON: what a model may answer, as valid JSON.
+
+NumPy scalars and arrays, pandas frames (a list of records), series and indexes (lists), dates (ISO
+8601), ``NaN``, ``NaT``, ``NA`` and infinities (null, since JSON has none of them), bytes
+(``{"b64": ...}``, TensorFlow Serving's form of binary values in V1), sets and tuples (lists).
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+
+JSONDecodeError = orjson.JSONDecodeError
+
+
+def loads(body: bytes | bytearray | memoryview) -> Any:
+    """Parse a body. Raises: JSONDecodeError (a ValueError), also for ``NaN`` and invalid UTF-8."""
+    return orjson.loads(body)
+
+
+def dumps(value: Any) -> bytes:
+    """Write a value as JSON.
+
+    Raises: TypeError or ValueError that names what JSON cannot hold.
+    """
+    try:
+        return orjson.dumps(value, default=_simplify)
+    except TypeError:
+        # orjson refuses numbers beyond 64 bits, keys that are no strings, lone surrogates and deep
+        # nesting, all of which JSON can hold; and it does not name what it could not write.
+        return _write_slowly(value)
+
+
+def _write_slowly(value: Any) -> bytes:
+    try:
+        return json.dumps(_plain(value), allow_nan=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise ValueError("the answer is nested too deeply, or contains itself") from None
+
+
+def _plain(value: Any) -> Any:
+    """Rebuild a value from what :mod:`json` knows."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return None if value is pd.NaT else value.isoformat()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value] if value.ndim else _plain(value[()])
+    return _plain(_simplify(value))
+
+
+def _key(key: Any) -> str:
+    plain = key if isinstance(key, str) else _plain(key)
+    if isinstance(plain, str):
+        return plain
+    if plain is None or isinstance(plain, bool | int | float):
+        return json.dumps(plain)
+    raise TypeError(f"a key of type {type(key).__name__} is not JSON serializable")
+
+
+def _simplify(value: Any) -> Any:
+    """Turn a value that orjson does not know into one that it does, by one step."""
+    if value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, np.ndarray):
+        return _array(value)
+    if isinstance(value, np.generic):
+        return _scalar(value)
+    if isinstance(value, pd.DataFrame):
+        columns = [_series(value.iloc[:, place]) for place in range(value.shape[1])]
+        names = [_key(name) for name in value.columns]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    if isinstance(value, pd.Series | pd.Index):
+        return _series(value)
+    if isinstance(value, datetime.timedelta):
+        return pd.Timedelta(value).isoformat()
+    if isinstance(value, datetime.datetime):  # pandas.Timestamp among them
+        return value.isoformat()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"b64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, set | frozenset):
+        return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if callable(getattr(value, "model_dump", None)):  # pydantic, which MLflow's own types are
+        return value.model_dump()
+    raise TypeError(f"type {type(value).__name__} is not JSON serializable")
+
+
+def _array(value: np.ndarray[Any, Any]) -> Any:
+    """Give an array as text where orjson writes it right, else as nested lists.
+
+    orjson would write ``NaT`` as 1970-01-01, so dates go the other way.
+    """
+    if value.ndim == 0:
+        return _simplify(value[()])
+    if value.dtype.kind in "biuf" and value.flags.c_contiguous and value.dtype.isnative:
+        try:
+            return orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+        except TypeError:  # longdouble
+            return value.astype(np.float64).tolist()
+    if value.dtype.kind in "Mm":
+        return [_array(part) if part.ndim else _date(part) for part in value]
+    return value.tolist()
+
+
+def _date(value: np.datetime64 | np.timedelta64) -> str | None:
+    if np.isnat(value):
+        return None
+    if isinstance(value, np.timedelta64):
+        return str(pd.Timedelta(value).isoformat())
+    return str(pd.Timestamp(value).isoformat())
+
+
+def _scalar(value: np.generic) -> Any:
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return _date(value)
+    plain = value.item()
+    if isinstance(plain, np.generic):  # longdouble has no Python counterpart
+        return float(plain)
+    return plain
+
+
+def _series(values: pd.Series[Any] | pd.Index[Any]) -> list[Any]:
+    return list(values.tolist())

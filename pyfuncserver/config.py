@@ -1,0 +1,461 @@
+"""Every setting once: its type, default, bounds, and one sentence; README's table comes from here.
+
+A setting is read from its variable and from a flag of the same meaning in lower case
+(``CARAML_HTTP_PORT``, ``--http_port``); the flag wins. ``python -m pyfuncserver.config`` prints
+the table; with the path of a Markdown file it rewrites the table in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pyfuncserver.errors import StartupError
+
+USAGE_STATUS = 2
+NAME_PATTERN = r"[A-Za-z0-9_.-]+"
+ChannelArgument = int | str
+
+
+class Protocol(str, Enum):
+    """A wire that the daemon speaks."""
+
+    HTTP_JSON = "HTTP_JSON"
+    UPI_V1 = "UPI_V1"
+
+
+class ModelLoading(str, Enum):
+    """Who loads the model: one process that forks the workers, or each worker for itself."""
+
+    AUTO = "auto"
+    PRELOAD = "preload"
+    WORKER = "worker"
+
+
+class LogLevel(str, Enum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARN = "WARN"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+def setting(default: Any, variable: str, doc: str, allowed: str, **bounds: Any) -> Any:
+    """Declare a setting; one without the prefix answers to ``CARAML_<variable>`` as well."""
+    names = [variable] if variable.startswith("CARAML_") else [variable, f"CARAML_{variable}"]
+    return Field(
+        default,
+        validation_alias=AliasChoices(*names),
+        description=doc,
+        json_schema_extra={"allowed": allowed},
+        **bounds,
+    )
+
+
+PORT = "0 to 65535 (0: any free port)"
+BOOLEAN = "true or false"
+NAME = "letters, digits, `_`, `.`, `-`"
+
+
+class Config(BaseSettings):
+    """What the daemon was told. Immutable; made by :func:`read`."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    model_dir: str = setting(
+        ..., "MODEL_DIR", "The model: a local directory with an MLmodel file.", "a path", min_length=1
+    )
+    protocol: Annotated[tuple[Protocol, ...], NoDecode] = setting(
+        (Protocol.HTTP_JSON,),
+        "CARAML_PROTOCOL",
+        "What to speak; both, comma-separated, serves both ports from one process tree.",
+        "`HTTP_JSON`, `UPI_V1`, or both with a comma",
+    )
+    http_port: int = setting(
+        8080,
+        "CARAML_HTTP_PORT",
+        "HTTP port; in `UPI_V1` it answers metrics and health.",
+        PORT,
+        ge=0,
+        le=65535,
+    )
+    grpc_port: int = setting(9000, "CARAML_GRPC_PORT", "gRPC port.", PORT, ge=0, le=65535)
+    model_name: str = setting(
+        "model", "CARAML_MODEL_NAME", "The model's name.", NAME, pattern=f"^{NAME_PATTERN}$"
+    )
+    model_version: str = setting(
+        "1", "CARAML_MODEL_VERSION", "The model's version.", NAME, pattern=f"^{NAME_PATTERN}$"
+    )
+    model_full_name: str = setting(
+        "",
+        "CARAML_MODEL_FULL_NAME",
+        "The `{model}` of the HTTP paths; by default `<name>-<version>`.",
+        NAME,
+        pattern=f"^({NAME_PATTERN})?$",
+    )
+    project: str = setting(
+        "project",
+        "CARAML_PROJECT",
+        "The project the model belongs to; a label of `pyfuncserver_model_info`.",
+        "any text",
+    )
+    model_schema: Annotated[dict[str, Any] | None, NoDecode] = setting(
+        None,
+        "CARAML_MODEL_SCHEMA",
+        "The model's schema; kept with its identity, logged at start at level DEBUG.",
+        "a JSON object",
+    )
+    workers: int = setting(
+        1, "WORKERS", "Worker processes, for every protocol.", "1 to 512", ge=1, le=512
+    )
+    model_loading: ModelLoading = setting(
+        ModelLoading.AUTO,
+        "MODEL_LOADING",
+        "`preload` loads once and forks the workers, which share the model's memory; `worker` "
+        "loads in each; `auto` preloads unless forking is unsafe after the load.",
+        "`auto`, `preload`, `worker`",
+    )
+    log_level: LogLevel = setting(
+        LogLevel.INFO,
+        "LOG_LEVEL",
+        "How much is logged, in any case.",
+        "`DEBUG`, `INFO`, `WARN`, `WARNING`, `ERROR`, `CRITICAL`",
+    )
+    grpc_options: Annotated[dict[str, ChannelArgument], NoDecode] = setting(
+        {},
+        "GRPC_OPTIONS",
+        'gRPC channel arguments, e.g. `{"grpc.max_concurrent_streams": 100}`.',
+        "a JSON object of whole numbers, booleans and strings",
+    )
+    grpc_concurrency: int = setting(
+        10,
+        "GRPC_CONCURRENCY",
+        "Predictions that one worker runs at a time over gRPC.",
+        "1 to 1024",
+        ge=1,
+        le=1024,
+    )
+    drain_delay_sec: float = setting(
+        0,
+        "DRAIN_DELAY_SEC",
+        "Seconds between telling not-ready and closing the ports, when stopping.",
+        "0 to 3600",
+        ge=0,
+        le=3600,
+    )
+    drain_timeout_sec: float = setting(
+        30,
+        "DRAIN_TIMEOUT_SEC",
+        "Seconds that open requests have to finish, when stopping.",
+        "0 to 3600",
+        ge=0,
+        le=3600,
+    )
+    pushgateway_enabled: bool = setting(
+        False,
+        "PUSHGATEWAY_ENABLED",
+        "Push the metrics to a Pushgateway; only with `UPI_V1`.",
+        BOOLEAN,
+    )
+    pushgateway_url: str = setting(
+        "localhost:9091", "PUSHGATEWAY_URL", "The Pushgateway.", "host:port or URL", min_length=1
+    )
+    pushgateway_push_interval_sec: float = setting(
+        30,
+        "PUSHGATEWAY_PUSH_INTERVAL_SEC",
+        "Seconds between two pushes.",
+        "above 0, up to 86400",
+        gt=0,
+        le=86400,
+    )
+    publisher_enabled: bool = setting(
+        False,
+        "PUBLISHER_ENABLED",
+        "Publish prediction logs to Kafka. Not in this version: `true` is refused at start.",
+        BOOLEAN,
+    )
+    publisher_sampling_ratio: float = setting(
+        0.01,
+        "PUBLISHER_SAMPLING_RATIO",
+        "Share of the predictions that are published.",
+        "0 to 1",
+        ge=0,
+        le=1,
+    )
+    publisher_kafka_topic: str = setting(
+        "", "PUBLISHER_KAFKA_TOPIC", "Topic of the prediction log.", "a topic's name"
+    )
+    publisher_kafka_brokers: str = setting(
+        "", "PUBLISHER_KAFKA_BROKERS", "Kafka's bootstrap servers.", "host:port, comma-separated"
+    )
+    publisher_kafka_linger_ms: int = setting(
+        1000,
+        "PUBLISHER_KAFKA_LINGER_MS",
+        "Milliseconds a message waits for others.",
+        "0 to 900000",
+        ge=0,
+        le=900000,
+    )
+    publisher_kafka_acks: int = setting(
+        0, "PUBLISHER_KAFKA_ACKS", "Acknowledgements asked of Kafka.", "-1, 0 or 1", ge=-1, le=1
+    )
+    publisher_kafka_num_partitions: int = setting(
+        24,
+        "PUBLISHER_KAFKA_NUM_PARTITIONS",
+        "Partitions of a topic that is made.",
+        "1 or more",
+        ge=1,
+    )
+    publisher_kafka_replication_factor: int = setting(
+        3,
+        "PUBLISHER_KAFKA_REPLICATION_FACTOR",
+        "Replicas of a topic that is made.",
+        "1 or more",
+        ge=1,
+    )
+    publisher_kafka_config: Annotated[dict[str, Any], NoDecode] = setting(
+        {}, "PUBLISHER_KAFKA_CONFIG", "Further librdkafka settings.", "a JSON object"
+    )
+    prometheus_multiproc_dir: str = setting(
+        "",
+        "PROMETHEUS_MULTIPROC_DIR",
+        "Where the workers' metrics meet: made when missing; its `*.db` files are removed at "
+        "start. By default a fresh private directory, removed at exit.",
+        "a path",
+    )
+    ready_file: str = setting(
+        "",
+        "READY_FILE",
+        "A file that holds ports and process ids, as JSON, while the daemon is ready.",
+        "a path",
+    )
+    dry_run: bool = setting(False, "DRY_RUN", "Load the model, say so, and exit.", BOOLEAN)
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _split_protocols(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = [part.strip().upper() for part in value.split(",") if part.strip()]
+        if not names:
+            raise ValueError("names no protocol")
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("model_loading", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("model_schema", "grpc_options", "publisher_kafka_config", mode="before")
+    @classmethod
+    def _parse_json_object(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = json.loads(value)
+            if not isinstance(value, dict):
+                raise ValueError("is not a JSON object")
+        return value
+
+    @field_validator("publisher_enabled")
+    @classmethod
+    def _refuse_publisher(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("prediction logs cannot be published by this version")
+        return value
+
+    @property
+    def full_name(self) -> str:
+        return self.model_full_name or f"{self.model_name}-{self.model_version}"
+
+    @property
+    def speaks_http(self) -> bool:
+        return Protocol.HTTP_JSON in self.protocol
+
+    @property
+    def speaks_upi(self) -> bool:
+        return Protocol.UPI_V1 in self.protocol
+
+    @property
+    def pushes_metrics(self) -> bool:
+        return self.pushgateway_enabled and self.speaks_upi
+
+
+class Setting(NamedTuple):
+    """One row of the documentation."""
+
+    field: str
+    variable: str
+    aliases: tuple[str, ...]
+    default: str
+    allowed: str
+    doc: str
+
+
+def settings() -> list[Setting]:
+    """List every setting in the order of :class:`Config`."""
+    return [_describe(name, info) for name, info in Config.model_fields.items()]
+
+
+def _describe(name: str, info: FieldInfo) -> Setting:
+    alias = info.validation_alias
+    assert isinstance(alias, AliasChoices)
+    variable, *others = (str(choice) for choice in alias.choices)
+    extra = info.json_schema_extra
+    assert isinstance(extra, dict)
+    return Setting(
+        name, variable, tuple(others), _shown(info), str(extra["allowed"]), info.description or ""
+    )
+
+
+def _shown(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    default = info.default
+    if isinstance(default, tuple):
+        default = ",".join(item.value for item in default)
+    elif isinstance(default, Enum):
+        default = default.value
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    elif isinstance(default, dict):
+        default = json.dumps(default)
+    return "unset" if default in ("", None) else str(default)
+
+
+def read(argv: list[str]) -> Config:
+    """Read flags and variables.
+
+    Raises: StartupError with exit status 2 that names each bad setting, its value, what is allowed.
+    """
+    flags = _parse_flags(argv)
+    variables = {row.field: row.variable for row in settings()}
+    try:
+        return Config(**{variables[field]: value for field, value in flags.items()})
+    except ValidationError as error:
+        raise StartupError(_explain(error, flags), USAGE_STATUS) from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise StartupError(f"{message}; see --help", USAGE_STATUS)
+
+
+def _parse_flags(argv: list[str]) -> dict[str, Any]:
+    parser = _Parser(
+        prog="pyfuncserver",
+        description="Serve an MLflow model over HTTP (KServe V1) and gRPC (caraml UPI v1).",
+        epilog="Each flag has an environment variable of the same meaning; the flag wins.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for row in settings():
+        annotation = Config.model_fields[row.field].annotation
+        extra: dict[str, Any] = {"nargs": "?", "const": "true"} if annotation is bool else {}
+        doc = f"{row.doc} {row.variable}; default {row.default}; {row.allowed}."
+        parser.add_argument(
+            f"--{row.field}", help=doc.replace("%", "%%"), metavar=row.field.upper(), **extra
+        )
+    return vars(parser.parse_args(argv))
+
+
+def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
+    rows = {row.field: row for row in settings()}
+    names = {name: row for row in rows.values() for name in (row.field, row.variable, *row.aliases)}
+    lines: dict[str, str] = {}
+    for problem in error.errors():
+        row = names[str(problem["loc"][0])]
+        if row.field in lines:
+            continue
+        if problem["type"] == "missing":
+            lines[row.field] = f"--{row.field} is required: {row.doc}"
+            continue
+        given = flags.get(row.field)
+        source = f"--{row.field}" if given is not None else _variable_in_use(row)
+        raw = given if given is not None else os.environ.get(source, "")
+        why = problem["msg"].removeprefix("Value error, ")
+        why = "is not JSON" if "JSON" not in why and _is_bad_json(row, raw) else why
+        lines[row.field] = (
+            f"{source}={_short(raw)} is not allowed: {why}; allowed: {row.allowed}".replace("`", "")
+        )
+    return "; ".join(lines.values())
+
+
+def _variable_in_use(row: Setting) -> str:
+    return next(
+        (name for name in (row.variable, *row.aliases) if os.environ.get(name)), row.variable
+    )
+
+
+def _is_bad_json(row: Setting, raw: str) -> bool:
+    if "JSON" not in row.allowed:
+        return False
+    try:
+        json.loads(raw)
+    except ValueError:
+        return True
+    return False
+
+
+def _short(raw: str, limit: int = 120) -> str:
+    shown = repr(raw)
+    return shown if len(shown) <= limit else shown[:limit] + "...'"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """List the ``CARAML_*`` variables that are no setting, which are most often a typing error."""
+    known = {name for row in settings() for name in (row.variable, *row.aliases)}
+    return sorted(name for name in environ if name.startswith("CARAML_") and name not in known)
+
+
+TABLE_BEGIN, TABLE_END = "<!-- settings:begin -->", "<!-- settings:end -->"
+
+
+def table() -> str:
+    """Render the settings as a Markdown table."""
+    lines = ["| variable | flag | default | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| `{row.variable}` | `--{row.field}` | {row.default} | {row.allowed} | {row.doc} |"
+        for row in settings()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def with_table(text: str) -> str:
+    """Put the table between its marks in a Markdown text."""
+    before, _, rest = text.partition(TABLE_BEGIN)
+    _, mark, after = rest.partition(TABLE_END)
+    if not mark:
+        raise ValueError(f"the text has no {TABLE_BEGIN} ... {TABLE_END}")
+    return f"{before}{TABLE_BEGIN}\n{table()}{TABLE_END}{after}"
+
+
+def _main(argv: list[str]) -> None:
+    if not argv:
+        sys.stdout.write(table())
+        return
+    page = Path(argv[0])
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

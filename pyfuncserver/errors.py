@@ -1,0 +1,150 @@
+"""The error tree, and the one table that maps it to every wire.
+
+::
+
+    StartupError                  the daemon cannot start: one line, an exit status
+    ServingError                  a request failed: a Kind, a text for the client
+    ├── InvalidInput              the client's request is wrong
+    ├── UnknownModel              no model of that name
+    ├── NotReady                  not loaded yet, or draining
+    ├── Unsupported               the model has no way to answer this protocol
+    ├── ModelFailed               the model raised, or answered what cannot be sent
+    ├── ModelStatus               the model chose the status itself (an HTTP error)
+    ├── ModelAborted              the model ended the gRPC call itself (``context.abort``)
+    └── InternalError             our own fault
+
+A dialect shapes the body; it never chooses a status of its own.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, unique
+
+
+class StartupError(Exception):
+    """Say in one line why the daemon cannot start; ``status`` is the process's exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@unique
+class Kind(Enum):
+    """A failure's label in metrics, its HTTP status and the name of its gRPC code."""
+
+    INVALID_INPUT = ("invalid_input", 400, "INVALID_ARGUMENT")
+    UNKNOWN_MODEL = ("unknown_model", 404, "NOT_FOUND")
+    NOT_READY = ("not_ready", 503, "UNAVAILABLE")
+    UNSUPPORTED = ("unsupported", 501, "UNIMPLEMENTED")
+    MODEL_FAILED = ("model_failed", 500, "INTERNAL")
+    MODEL_STATUS = ("model_status", 500, "UNKNOWN")
+    MODEL_ABORTED = ("model_aborted", 500, "UNKNOWN")
+    INTERNAL = ("internal", 500, "INTERNAL")
+
+    def __init__(self, label: str, http_status: int, grpc_code: str) -> None:
+        self.label = label
+        self.http_status = http_status
+        self.grpc_code = grpc_code
+
+
+# google/rpc/code.proto names the HTTP status of every gRPC code; this is the way back, for a
+# model that raises an HTTP error while it is called over gRPC.
+GRPC_CODE_OF_HTTP_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+class ServingError(Exception):
+    """A request that cannot be answered; its text goes to the client as it is."""
+
+    kind = Kind.INTERNAL
+
+    @property
+    def http_status(self) -> int:
+        return self.kind.http_status
+
+    @property
+    def grpc_code(self) -> str:
+        return self.kind.grpc_code
+
+
+class InvalidInput(ServingError):
+    kind = Kind.INVALID_INPUT
+
+
+class UnknownModel(ServingError):
+    kind = Kind.UNKNOWN_MODEL
+
+    def __init__(self, full_name: str) -> None:
+        super().__init__(f"Model with full name {full_name} does not exist.")
+
+
+class NotReady(ServingError):
+    kind = Kind.NOT_READY
+
+
+class Unsupported(ServingError):
+    kind = Kind.UNSUPPORTED
+
+
+class ModelFailed(ServingError):
+    """The model's own fault. What it said is logged under ``error_id``, never sent."""
+
+    kind = Kind.MODEL_FAILED
+
+    def __init__(self, what: str, error_id: str) -> None:
+        super().__init__(f"{what} (error id {error_id})")
+        self.error_id = error_id
+
+
+class ModelStatus(ServingError):
+    """The model answered with an HTTP status and a reason of its own."""
+
+    kind = Kind.MODEL_STATUS
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+    @property
+    def http_status(self) -> int:
+        return self.status
+
+    @property
+    def grpc_code(self) -> str:
+        return GRPC_CODE_OF_HTTP_STATUS.get(self.status, self.kind.grpc_code)
+
+
+class ModelAborted(ServingError):
+    """The model has set the gRPC call's status; ``__cause__`` is what its context raised."""
+
+    kind = Kind.MODEL_ABORTED
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"the model aborted the call with {code}")
+        self.code = code
+
+    @property
+    def grpc_code(self) -> str:
+        return self.code
+
+
+class InternalError(ServingError):
+    """Our fault; logged under ``error_id`` with its traceback."""
+
+    kind = Kind.INTERNAL
+
+    def __init__(self, error_id: str) -> None:
+        super().__init__(f"Internal server error (error id {error_id})")
+        self.error_id = error_id

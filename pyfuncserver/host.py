@@ -1,0 +1,127 @@
+"""The process that loads the model: a host that forks workers which share it, or one worker.
+
+Everything of the user's runs here and below, never in the supervisor.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import logging
+import os
+import select
+import signal
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyfuncserver import worker
+from pyfuncserver.config import ModelLoading
+from pyfuncserver.errors import StartupError
+from pyfuncserver.metrics import instruments
+from pyfuncserver.model import loader
+from pyfuncserver.utils import logs, processes
+from pyfuncserver.worker import Place
+
+log = logging.getLogger(__name__)
+
+MAX_REASON = 3000  # a report fits into one atomic write to a pipe (POSIX: PIPE_BUF)
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The way up: one JSON line an event, into the pipe that the supervisor reads."""
+
+    descriptor: int
+
+    def send(self, event: str, **details: Any) -> None:
+        line = json.dumps({"event": event, "pid": os.getpid(), **details}) + "\n"
+        os.write(self.descriptor, line.encode())
+
+
+def run(place: Place, generation: int, reports: Reports, commands: int | None) -> int:
+    """Load the model, then serve it, or fork workers as ``commands`` asks. Gives an exit status."""
+    is_host = commands is not None
+    logs.set_role("model-host" if is_host else f"worker-{place.slot}")
+    # While the user's code loads nobody watches the lifeline; the kernel does it instead.
+    processes.die_with_parent(signal.SIGKILL)
+    instruments.install(f"host{generation % 2}" if is_host else str(place.slot))
+    try:
+        model = loader.load(place.config.model_dir)
+        worker.preload()
+        _settle_heap()
+        if commands is not None:
+            if _may_fork(place.config.model_loading):
+                reports.send("loaded", generation=generation)
+                return _fork_on_command(place, model, reports, commands)
+            reports.send("unforkable", generation=generation, slot=place.slot)
+        processes.die_with_parent(0)
+        return _serve(place, model, reports)
+    except StartupError as error:
+        reports.send("failed", reason=str(error)[:MAX_REASON])
+        return 1
+    finally:
+        # The loader owns what the model has made (temporary files, connections); its forks do not.
+        atexit._run_exitfuncs()
+
+
+def _settle_heap() -> None:
+    """Take what was loaded out of the collector's sight, so that no collection walks over it.
+
+    It keeps collections short, and pages that nobody writes stay shared after a fork.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _may_fork(wish: ModelLoading) -> bool:
+    threads = processes.unsafe_threads()
+    if not threads:
+        return True
+    names = ", ".join(threads)
+    if wish is ModelLoading.PRELOAD:
+        log.warning("forking in spite of living threads (MODEL_LOADING=preload): %s", names)
+        return True
+    log.warning(
+        "the model cannot be shared, each worker loads its own: threads live after the load: %s",
+        names,
+    )
+    return False
+
+
+def _serve(place: Place, model: loader.LoadedModel, reports: Reports) -> int:
+    return worker.run(place, model, lambda: reports.send("ready", slot=place.slot))
+
+
+def _fork_on_command(
+    place: Place, model: loader.LoadedModel, reports: Reports, commands: int
+) -> int:
+    """Fork a worker for each slot number that comes, one a line, until nobody can send any."""
+    pending = b""
+    while True:
+        select.select([commands], [], [])
+        data = os.read(commands, 4096)
+        if not data:
+            return 0
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            _fork_worker(replace(place, slot=int(line)), model, reports, commands)
+
+
+def _fork_worker(
+    place: Place, model: loader.LoadedModel, reports: Reports, commands: int
+) -> None:
+    def be_worker() -> int:
+        reports.send("started", slot=place.slot)
+        os.close(commands)
+        try:
+            return _serve(place, model, reports)
+        except StartupError as error:
+            reports.send("failed", reason=str(error)[:MAX_REASON])
+            return 1
+
+    try:
+        processes.fork_orphan(be_worker)
+    except OSError as error:
+        log.error("worker %d cannot be forked: %s", place.slot, error)
+        reports.send("not_forked", slot=place.slot)

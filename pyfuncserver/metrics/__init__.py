@@ -1,0 +1,1 @@
+"""Prometheus: the directory where processes meet, our instruments, exposition, the pusher."""

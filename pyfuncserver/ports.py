@@ -1,0 +1,64 @@
+"""The daemon's ports, opened once by the supervisor, before anything is forked or loaded."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from pyfuncserver.config import Config
+from pyfuncserver.errors import StartupError
+
+ADDRESS = "0.0.0.0"  # noqa: S104  a server in a container listens on all its addresses
+BACKLOG = 2048
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Open sockets, and the numbers they have got."""
+
+    http: socket.socket
+    """Listens; every process that serves HTTP accepts from it."""
+    grpc: socket.socket | None
+    """Bound and not listening: it keeps the number ours while workers come and go."""
+
+    @property
+    def http_port(self) -> int:
+        return int(self.http.getsockname()[1])
+
+    @property
+    def grpc_port(self) -> int | None:
+        return None if self.grpc is None else int(self.grpc.getsockname()[1])
+
+    def close(self) -> None:
+        self.http.close()
+        if self.grpc is not None:
+            self.grpc.close()
+
+
+def open_ports(config: Config) -> Ports:
+    """Open what the configuration asks for. Raises: StartupError that names the port."""
+    http = _bind("CARAML_HTTP_PORT", config.http_port)
+    http.listen(BACKLOG)
+    return Ports(http, _reserve(config.grpc_port) if config.speaks_upi else None)
+
+
+def _reserve(number: int) -> socket.socket:
+    # SO_REUSEPORT would share the port with a stranger without a word; a plain bind finds him.
+    probe = _bind("CARAML_GRPC_PORT", number)
+    taken = int(probe.getsockname()[1])
+    probe.close()
+    return _bind("CARAML_GRPC_PORT", taken, shared=True)
+
+
+def _bind(name: str, number: int, shared: bool = False) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind((ADDRESS, number))
+    except OSError as error:
+        bound.close()
+        reason = error.strerror or str(error)
+        raise StartupError(f"port {number} ({name}) cannot be opened: {reason}") from None
+    return bound

@@ -1,0 +1,1 @@
+"""Protocols: transports that move bytes, and dialects that give them a meaning."""

@@ -1,0 +1,1 @@
+"""HTTP: the Tornado application, its front end, and a file per dialect."""

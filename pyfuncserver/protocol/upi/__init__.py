@@ -1,0 +1,1 @@
+"""gRPC: the UPI v1 service, health and reflection."""

@@ -1,0 +1,37 @@
+"""The UPI v1 dialect: ``PredictValuesRequest`` bytes to a Call, an answer to response bytes."""
+
+from __future__ import annotations
+
+from pyfuncserver.codec import upi
+from pyfuncserver.errors import InvalidInput, ServingError
+from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request
+from pyfuncserver.model.failure import model_failed
+
+NAME = "upi"
+
+
+class Upi:
+    """See :class:`~pyfuncserver.model.call.Dialect`. A reply's status is a gRPC code's name."""
+
+    name = NAME
+
+    def decode(self, request: Request) -> Call:
+        try:
+            message = upi.parse_request(request.body)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
+        return Call(Form.UPI, message, request.headers, request.context)
+
+    def encode(self, answer: Answer) -> Reply:
+        try:
+            message = answer.value
+            if isinstance(answer, Predictions):
+                message = upi.response_of(message, answer.call.payload)
+            if not upi.is_response(message):
+                raise TypeError(f"it is a {type(message).__name__}")
+            return Reply(message.SerializeToString(), "OK")
+        except Exception as error:  # whatever the model's own objects do when they are read
+            raise model_failed("The model's answer is no PredictValuesResponse", error) from error
+
+    def error(self, error: ServingError) -> Reply:
+        return Reply(b"", error.grpc_code, str(error), error.__cause__)

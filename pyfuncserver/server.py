@@ -1,0 +1,83 @@
+"""Composes a daemon: configuration, logs, ports, the metrics directory, the supervisor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from pyfuncserver import config as configuration
+from pyfuncserver.config import Config
+from pyfuncserver.errors import StartupError
+from pyfuncserver.metrics import directory
+from pyfuncserver.ports import open_ports
+from pyfuncserver.scoreboard import Scoreboard
+from pyfuncserver.supervisor import Supervisor, slots_of
+from pyfuncserver.utils import logs, processes
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: list[str]) -> int:
+    """Serve as flags and variables say; give the process's exit status."""
+    try:
+        config = configuration.read(argv)
+        logs.configure(config.log_level.value)
+        _warn(config)
+        return _try_load(config) if config.dry_run else _serve(config)
+    except StartupError as error:
+        print(f"pyfuncserver: {error}", file=sys.stderr, flush=True)
+        return error.status
+
+
+def _warn(config: Config) -> None:
+    for name in configuration.unknown_variables(os.environ):
+        log.warning("%s is not a setting of pyfuncserver and has no effect", name)
+    if config.pushgateway_enabled and not config.speaks_upi:
+        log.warning("PUSHGATEWAY_ENABLED has no effect: metrics are pushed only with UPI_V1")
+    if config.model_schema is not None:
+        log.debug("the schema of %s: %s", config.full_name, config.model_schema)
+
+
+def _serve(config: Config) -> int:
+    ports = open_ports(config)
+    scoreboard = Scoreboard(slots_of(config))
+    with directory.prepared(config.prometheus_multiproc_dir) as metrics_dir:
+        try:
+            return Supervisor(config, ports, scoreboard, metrics_dir).run()
+        finally:
+            ports.close()
+
+
+def _try_load(config: Config) -> int:
+    """Load the model in a child, since it may do to a process what it likes."""
+
+    def child() -> int:
+        from pyfuncserver.metrics import instruments
+        from pyfuncserver.model import loader
+
+        logs.set_role("dry-run")
+        instruments.install("dry-run")
+        try:
+            loader.load(config.model_dir)
+        except StartupError as error:
+            print(f"pyfuncserver: {error}", file=sys.stderr, flush=True)
+            return error.status
+        return 0
+
+    with directory.prepared(config.prometheus_multiproc_dir):
+        _, status = os.waitpid(processes.fork(child), 0)
+    if status == 0:
+        print(f"pyfuncserver: the model {config.model_dir} can be loaded and served")
+        return 0
+    if not os.WIFEXITED(status):
+        what = processes.describe_exit(status)
+        print(f"pyfuncserver: loading {config.model_dir}: the process {what}", file=sys.stderr)
+    print(
+        "pyfuncserver: what to do: see that --model_dir holds an MLmodel file and that this "
+        "environment has what the model needs (pip install -r "
+        f"{os.path.join(config.model_dir, 'requirements.txt')}); LOG_LEVEL=DEBUG shows the "
+        "traceback",
+        file=sys.stderr,
+    )
+    return 1

@@ -1,0 +1,1 @@
+"""Leaves: logs and the operating system. Nothing here knows what a model is."""
