@@ -7,6 +7,7 @@ free, and none is lost with the process that has just died.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import time
@@ -94,7 +95,10 @@ class HttpFront:
         except (BlockingIOError, ConnectionAbortedError):
             return False
         except OSError as error:
-            if self._accepting:
+            if self._accepting and error.errno == errno.EINVAL:
+                # Another worker has shut the socket for all, for the daemon is stopping.
+                asyncio.get_running_loop().remove_reader(self._listener.fileno())
+            elif self._accepting:
                 self._pause(error)
             return False
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

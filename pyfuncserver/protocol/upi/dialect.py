@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyfuncserver.codec import upi
-from pyfuncserver.errors import InvalidInput, ServingError
+from pyfuncserver.errors import InvalidInput, ModelAborted, ServingError
 from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request
 from pyfuncserver.model.failure import model_failed
 
@@ -34,4 +34,5 @@ class Upi:
             raise model_failed("The model's answer is no PredictValuesResponse", error) from error
 
     def error(self, error: ServingError) -> Reply:
-        return Reply(b"", error.grpc_code, str(error), error.__cause__)
+        cause = error.__cause__ if isinstance(error, ModelAborted) else None
+        return Reply(b"", error.grpc_code, str(error), cause)

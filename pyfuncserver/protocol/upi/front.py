@@ -7,7 +7,9 @@ connection stays with its worker, so it is given an age, at which the client mak
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 CONNECTION_AGE_MS = 60_000
 CONTROL_THREADS = 2
 
+ID_KEY = request_id.HEADER.lower()
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVICES = (upi.SERVICE, HEALTH, reflection.SERVICE_NAME)
 
@@ -68,7 +71,8 @@ class UpiFront:
             ThreadPoolExecutor(concurrency, thread_name_prefix="predict"),
             options=list(_options(options).items()),
         )
-        self._server.add_generic_rpc_handlers((_handlers(service, model),))
+        self._gate = Gate()
+        self._server.add_generic_rpc_handlers((UpiService(service, model, self._gate),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             Reflection(SERVICES, pool=_reflection_pool()), self._server
@@ -92,7 +96,10 @@ class UpiFront:
     def drain(self, timeout_s: float) -> bool:
         """Take no new calls, finish those at hand; False where that took too long. Blocks."""
         self.tell_not_serving()
-        return bool(self._server.stop(grace=timeout_s).wait(timeout_s + 1))
+        self._gate.close()
+        stopped = self._server.stop(grace=timeout_s)
+        self._gate.open()
+        return bool(stopped.wait(timeout_s + 1))
 
 
 def _options(given: Mapping[str, int | str]) -> dict[str, int | str]:
@@ -113,29 +120,71 @@ def _reflection_pool() -> descriptor_pool.DescriptorPool:
     return pool
 
 
-def _handlers(service: InferenceService, model: str) -> grpc.GenericRpcHandler:
-    method = grpc.unary_unary_rpc_method_handler(_predict_values(service, model))
-    return grpc.method_handlers_generic_handler(upi.SERVICE, {upi.METHOD: method})
+class Gate:
+    """Holds answers back for the moment in which the server begins to shut down.
+
+    gRPC cancels calls that arrive after its shutdown began and before the client has seen GOAWAY.
+    A client that waits for an answer sends no such call, so answers wait at the gate until nothing
+    has arrived for a while; they go out after GOAWAY, and the clients' next calls go elsewhere.
+    """
+
+    QUIET_S = 0.05
+    LONGEST_S = 1.0
+
+    def __init__(self) -> None:
+        self._is_open = threading.Event()
+        self._is_open.set()
+        self._last_arrival = time.monotonic()
+
+    def arrive(self) -> None:
+        """Note that a call has come; on the thread that takes calls from the wire."""
+        self._last_arrival = time.monotonic()
+
+    def pass_through(self) -> None:
+        """Let an answer go, or wait for the gate to open."""
+        self._is_open.wait(2 * self.LONGEST_S)
+
+    def close(self) -> None:
+        """Hold answers from now on; return when no call has come for a while."""
+        self._is_open.clear()
+        now = time.monotonic()
+        deadline, self._last_arrival = now + self.LONGEST_S, now
+        while (quiet_at := self._last_arrival + self.QUIET_S) > now and now < deadline:
+            time.sleep(min(quiet_at, deadline) - now)
+            now = time.monotonic()
+
+    def open(self) -> None:
+        self._is_open.set()
 
 
-def _predict_values(
-    service: InferenceService, model: str
-) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-    """Make the method: bytes in and out, since parsing and its errors are the dialect's."""
-    dialect = Upi()
-    header = request_id.HEADER.lower()
+class UpiService(grpc.GenericRpcHandler):
+    """``UniversalPredictionService``. Bytes in and out: parsing and its errors are the dialect's."""
 
-    def predict_values(body: bytes, context: grpc.ServicerContext) -> bytes:
+    def __init__(self, service: InferenceService, model: str, gate: Gate) -> None:
+        self._service = service
+        self._model = model
+        self._gate = gate
+        self._dialect = Upi()
+        self._path = f"/{upi.SERVICE}/{upi.METHOD}"
+        self._method = grpc.unary_unary_rpc_method_handler(self._predict_values)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if handler_call_details.method != self._path:
+            return None
+        self._gate.arrive()
+        return self._method
+
+    def _predict_values(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
-        id_ = request_id.take_or_make(headers.get(header))
+        id_ = request_id.take_or_make(headers.get(ID_KEY))
         # The model may still replace the trailers by its own.
-        context.set_trailing_metadata(((header, id_),))
-        reply = service.handle(dialect, Request(model, body, id_, headers, context))
+        context.set_trailing_metadata(((ID_KEY, id_),))
+        reply = self._service.handle(
+            self._dialect, Request(self._model, body, id_, headers, context)
+        )
+        self._gate.pass_through()
         if reply.status == "OK":
             return reply.body
-        if context.code() is not None and reply.cause is not None:
-            raise reply.cause  # the model has aborted the call: gRPC has all it needs
+        if reply.cause is not None:  # the model has aborted the call: gRPC has all it needs
+            raise reply.cause
         context.abort(grpc.StatusCode[str(reply.status)], reply.reason)
-        raise AssertionError("abort always raises")
-
-    return predict_values
