@@ -1,0 +1,117 @@
+# Needs python3 (3.10 to 3.13) with venv, and make. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+ECHO_MODEL := build/models/echo
+IMAGE ?= pyfuncserver
+
+# A descriptor set is not generated code and fits every runtime, but its bytes are compared:
+# hence one compiler for everybody, which has wheels for every supported Python.
+PROTOC_VERSION := 1.66.2
+PROTOC := build/protoc-$(PROTOC_VERSION)
+PROTOS := $(wildcard protos/caraml/upi/v1/*.proto)
+DESCRIPTORS := pyfuncserver/codec/upi.binpb
+
+# The published UPI messages, for the tests of models that bring them. Not in the environment:
+# where they are installed the server uses them, and its own copy would go untested.
+UPI_PACKAGE := build/upi-protos
+
+# Extra arguments for pytest: make test ARGS="-k drain -x"
+ARGS ?=
+
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test check lint format types protos protos-check readme bench docker clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make the virtual environment with everything in it
+
+$(INSTALLED): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$(PYTHON) is not a Python 3.10 to 3.13: try make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: setup $(ECHO_MODEL)/MLmodel ## Serve the echo model over HTTP (8080) and gRPC (9000)
+	@http="$${CARAML_HTTP_PORT:-8080}"; grpc="$${CARAML_GRPC_PORT:-9000}"; \
+	name="$${CARAML_MODEL_FULL_NAME:-$${CARAML_MODEL_NAME:-model}-$${CARAML_MODEL_VERSION:-1}}"; \
+	printf '%s\n' '' 'Once it is up, try from another terminal:' '' \
+		"curl -X POST http://localhost:$$http/v1/models/$$name:predict \\" \
+		"  -d '{\"instances\": [[1, 2], [3, 4]]}'" '' \
+		"grpcurl -plaintext -d '{\"prediction_table\": {\"name\": \"numbers\"," \
+		"    \"columns\": [{\"name\": \"x\", \"type\": \"TYPE_DOUBLE\"}]," \
+		"    \"rows\": [{\"row_id\": \"1\", \"values\": [{\"double_value\": 1.5}]}]}}' \\" \
+		"  localhost:$$grpc caraml.upi.v1.UniversalPredictionService/PredictValues" ''; \
+	CARAML_PROTOCOL="$${CARAML_PROTOCOL:-HTTP_JSON,UPI_V1}" \
+		exec $(BIN)/python -m pyfuncserver --model_dir $(ECHO_MODEL)
+
+$(ECHO_MODEL)/MLmodel: examples/echo/log_model.py | $(INSTALLED)
+	rm -rf $(ECHO_MODEL)
+	$(BIN)/python examples/echo/log_model.py --out $(ECHO_MODEL)
+	@touch $@
+
+test: setup $(UPI_PACKAGE)/.installed ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types protos-check test ## All that CI asks: lint, types, import contracts, protos, tests
+
+lint: setup ## Check style and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+format: setup ## Lay the code out and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: setup ## Check types
+	$(BIN)/mypy
+
+protos: $(PROTOC)/.installed ## Compile protos/ into the committed descriptor set
+	$(call compile_protos,$(DESCRIPTORS))
+
+protos-check: $(PROTOC)/.installed ## Compare the committed descriptor set with a fresh one
+	$(call compile_protos,build/upi.binpb)
+	@cmp build/upi.binpb $(DESCRIPTORS) || \
+		{ echo "$(DESCRIPTORS) is not what protos/ gives: run make protos and commit it" >&2; exit 1; }
+
+define compile_protos
+$(PROTOC)/bin/python -m grpc_tools.protoc --proto_path=protos --include_imports \
+	--descriptor_set_out=$(1) $(sort $(PROTOS))
+endef
+
+$(PROTOC)/.installed:
+	$(PYTHON) -m venv $(PROTOC)
+	$(PROTOC)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+		'grpcio-tools==$(PROTOC_VERSION)' 'setuptools<81'
+	@touch $@
+
+$(UPI_PACKAGE)/.installed: | $(INSTALLED)
+	rm -rf $(UPI_PACKAGE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(UPI_PACKAGE) \
+		'caraml-upi-protos==1.0.0' 'googleapis-common-protos>=1.56,<2'
+	@touch $@
+
+readme: setup ## Write README's table of settings anew
+	$(BIN)/python -m pyfuncserver.config README.md
+
+bench: setup ## Run the benchmarks
+	$(BIN)/python -m pytest benchmark --benchmark-only $(ARGS)
+
+docker: $(ECHO_MODEL)/MLmodel ## Build the base image, and one with the echo model
+	@tool="$$(command -v docker || command -v podman || command -v buildah)" || \
+		{ echo "No docker, podman or buildah here" >&2; exit 1; }; set -x; \
+	"$$tool" build --tag $(IMAGE)-base --file docker/base.Dockerfile . && \
+	"$$tool" build --tag $(IMAGE)-echo --file docker/Dockerfile \
+		--build-arg BASE_IMAGE=$(IMAGE)-base --build-arg MODEL_ARTIFACTS_URL=$(ECHO_MODEL) .
+
+clean: ## Remove what the other targets made
+	rm -rf build dist $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .benchmarks

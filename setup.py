@@ -1,0 +1,86 @@
+"""Package metadata; the tools are set up in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """Read `__version__` as text: importing the package would need what is being installed."""
+    source = (HERE / "pyfuncserver" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("pyfuncserver/__init__.py holds no __version__")
+    return match.group(1)
+
+
+def long_description() -> str:
+    """Return the README, or nothing where only the package was copied (an image's build)."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+# The server is installed into the environment of somebody's model, so ranges are wide: the
+# lower ends fit mlflow 1.26 with protobuf 4, which Merlin's SDK pins, and there are no upper ends.
+CORE = [
+    "grpcio>=1.49",
+    "grpcio-health-checking>=1.49",
+    "grpcio-reflection>=1.49",
+    "mlflow>=1.26",
+    "orjson>=3.9",
+    "prometheus-client>=0.16",
+    "protobuf>=4.22",  # message_factory.GetMessageClass
+    "pydantic-settings>=2.7",  # NoDecode
+    "tornado>=6.2",
+]
+
+EXTRAS = {
+    # The public UPI messages. Where they are installed the server uses them, not its own copy.
+    "upi": ["caraml-upi-protos>=0.3.1"],
+    # mypy and ruff are held to a minor version: the next one finds, and formats, other things.
+    "dev": [
+        "hypothesis>=6.100",
+        "import-linter>=2.0",
+        "mypy~=2.4",
+        "pytest>=8.0",
+        "pytest-benchmark>=4.0",
+        "pytest-timeout>=2.3",
+        "ruff~=0.17.5",
+        "scikit-learn>=1.3",
+        "types-grpcio>=1.0",
+        "types-grpcio-health-checking>=1.0",
+        "types-grpcio-reflection>=1.0",
+        "types-protobuf>=4.24",
+    ],
+}
+
+setup(
+    name="pyfuncserver",
+    version=version(),
+    description="Serves an MLflow model over HTTP and gRPC; fits where Merlin's pyfunc-server was.",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: No Input/Output (Daemon)",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["pyfuncserver", "pyfuncserver.*"]),
+    package_data={"pyfuncserver": ["py.typed", "codec/*.binpb"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["pyfuncserver = pyfuncserver.__main__:main"]},
+    zip_safe=False,
+)

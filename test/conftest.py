@@ -1,0 +1,66 @@
+"""Fixtures: the models of `models.py`, each saved once a session."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before anything imports MLflow
+
+Save = Callable[[str, Callable[[ModuleType, Path], Path]], Path]
+
+
+@pytest.fixture(scope="session")
+def save_model(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    """Give `save_model(name, how)`, which returns the directory that `how(models, path)` made."""
+    root = tmp_path_factory.mktemp("models")
+
+    def save(name: str, how: Callable[[ModuleType, Path], Path]) -> Path:
+        # What MLflow warns about while it saves is not what these tests are about.
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("ignore")
+            import models
+
+            return how(models, root / name)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def echo_model(save_model: Save) -> Path:
+    return save_model("echo", lambda models, path: models.save(models.EchoPlain(), path))
+
+
+@pytest.fixture(scope="session")
+def iris_model(save_model: Save) -> Path:
+    return save_model("iris", lambda models, path: models.save_iris(path))
+
+
+@pytest.fixture(scope="session")
+def signed_model(save_model: Save) -> Path:
+    return save_model("signed", lambda models, path: models.save_signed(path))
+
+
+@pytest.fixture(scope="session")
+def legacy_model(save_model: Save) -> Path:
+    return save_model("legacy", lambda models, path: models.save(models.Legacy(), path))
+
+
+@pytest.fixture(scope="session")
+def merlin_v2_model(save_model: Save) -> Path:
+    return save_model("merlin_v2", lambda models, path: models.save_merlin_v2(path))
+
+
+@pytest.fixture(scope="session")
+def merlin_v3_model(save_model: Save) -> Path:
+    return save_model("merlin_v3", lambda models, path: models.save(models.MerlinV3(), path))
+
+
+@pytest.fixture(scope="session")
+def controlled_model(save_model: Save) -> Path:
+    return save_model("controlled", lambda models, path: models.save(models.Controlled(), path))
