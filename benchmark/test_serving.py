@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from harness import Daemon, predict_values
-from pyfuncserver.codec.upi import DOUBLE, messages
 from pytest_benchmark.fixture import BenchmarkFixture
+
+from pyfuncserver.codec.upi import DOUBLE, messages
 
 SIZES = {"small": 100, "medium": 6_500, "large": 78_000}
 """About so many bytes on the wire, for either protocol."""

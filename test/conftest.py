@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -64,3 +66,24 @@ def merlin_v3_model(save_model: Save) -> Path:
 @pytest.fixture(scope="session")
 def controlled_model(save_model: Save) -> Path:
     return save_model("controlled", lambda models, path: models.save(models.Controlled(), path))
+
+
+@pytest.fixture(scope="session")
+def upi_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a directory with the public UPI package, which `make test` has made, or make one.
+
+    It is not installed, so that the server's own copy of the messages is tested too.
+    """
+    made = Path(__file__).parents[1] / "build" / "upi-protos"
+    if (made / ".installed").exists():
+        return made
+    target = tmp_path_factory.mktemp("upi-protos")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--target", str(target), "caraml-upi-protos==1.0.0"),
+            "googleapis-common-protos>=1.56,<2",
+        ],
+        check=True,
+    )
+    return target

@@ -293,7 +293,7 @@ class Daemon:
             for sample in family.samples
         }
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """Return the sum of the samples of that name that carry these labels; 0.0 for none."""
         return sum(
             value

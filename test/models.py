@@ -11,8 +11,12 @@ hints. A hint on the input would change how MLflow calls the model, so there are
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +32,7 @@ import pandas as pd
 import prometheus_client
 import tornado.web
 from google.protobuf import message_factory
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
@@ -222,6 +227,8 @@ class Controlled(PyFuncModel):
             "unjsonable": lambda: {"value": object()},
             "raise": fail,
             "http_error": refuse,
+            "odd_reason": refuse_oddly,
+            "system_exit": sys.exit,
             "exit": leave,
         }
         return commands[request["do"]]()
@@ -238,6 +245,7 @@ class Controlled(PyFuncModel):
             "unjsonable": object,
             "raise": fail,
             "http_error": refuse,
+            "system_exit": sys.exit,
             "exit": leave,
         }
         return commands[request.target_name]()
@@ -258,6 +266,12 @@ def fail() -> None:
 
 def refuse() -> None:
     raise tornado.web.HTTPError(422, reason="no such user")
+
+
+def refuse_oddly() -> None:
+    error = tornado.web.HTTPError(409)
+    error.reason = "nein: größer\r\nX-Evil: 1"
+    raise error
 
 
 def leave() -> None:
@@ -369,3 +383,80 @@ def save_iris(path: Path) -> Path:
     signature = infer_signature(features, classifier.predict(features))
     mlflow.sklearn.save_model(classifier, str(path), signature=signature, pip_requirements=[])
     return path
+
+
+class Threaded(mlflow.pyfunc.PythonModel):
+    """Leaves a thread running after its load, which no fork would survive."""
+
+    def load_context(self, context):
+        threading.Thread(
+            target=threading.Event().wait, name="the-models-own-thread", daemon=True
+        ).start()
+
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
+class Parent(mlflow.pyfunc.PythonModel):
+    """Starts a process that nobody waits for, and answers its pid."""
+
+    def predict(self, context, model_input, params=None):
+        return subprocess.Popen(["sleep", "600"]).pid
+
+
+class Broken(mlflow.pyfunc.PythonModel):
+    """Fails to load."""
+
+    def load_context(self, context):
+        raise KeyError("weights are missing")
+
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
+class Crashing(mlflow.pyfunc.PythonModel):
+    """Takes its process with it while it loads."""
+
+    def load_context(self, context):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
+class PublicUpi(mlflow.pyfunc.PythonModel):
+    """Answers with messages of the public UPI package, imported at load, at the call, or from a path.
+
+    It says in `prediction_context` whether the request was of the package's own class.
+    """
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def load_context(self, context):
+        if self.when == "load":
+            importlib.import_module("caraml.upi.v1.upi_pb2")
+
+    def infer(self, request, **kwargs):
+        return {}
+
+    def upiv1_infer(self, request, context):
+        if self.when not in {"load", "call"}:
+            sys.path.insert(0, self.when)
+        upi_pb2 = importlib.import_module("caraml.upi.v1.upi_pb2")
+        is_same = isinstance(request, upi_pb2.PredictValuesRequest)
+        response = upi_pb2.PredictValuesResponse(target_name=request.target_name)
+        response.prediction_context.add(
+            name="class", type=3, string_value="same" if is_same else "another"
+        )
+        return response
+
+    def predict(self, context, model_input):
+        return self.upiv1_infer(model_input["__INPUT__"], model_input["__GRPC_CONTEXT__"])
+
+
+class Accuser(mlflow.pyfunc.PythonModel):
+    """Raises what MLflow raises for a bad input, although its input is good."""
+
+    def predict(self, context, model_input, params=None):
+        raise MlflowException.invalid_parameter_value("the model found something")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 from harness import Daemon
+
 from pyfuncserver.codec.upi import messages
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -10,6 +10,7 @@ import asyncio
 import http
 import logging
 import uuid
+from asyncio import Future
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -60,27 +61,27 @@ def application(around: Surroundings) -> tornado.web.Application:
                 {"around": around, "dialect": v1.V1(), "content_type": v1.CONTENT_TYPE},
             )
         )
-    return tornado.web.Application(routes, default_handler_class=NoSuchPath)
+    return tornado.web.Application(
+        routes, default_handler_class=NoSuchPath, default_handler_args={"around": around}
+    )
 
 
 class Handler(tornado.web.RequestHandler):
     """What all our handlers share: the request's id, the end of a connection, the error body."""
 
-    around: Surroundings
     request_id = ""
 
-    def initialize(self, around: Surroundings | None = None) -> None:
-        if around is not None:
-            self.around = around
+    def initialize(self, around: Surroundings) -> None:
+        self.around = around
 
     def prepare(self) -> None:
         self.request_id = request_id.take_or_make(self.request.headers.get(request_id.HEADER))
         self.set_header(request_id.HEADER, self.request_id)
-        if self._is_draining():
-            self.set_header("Connection", "close")
 
-    def _is_draining(self) -> bool:
-        return hasattr(self, "around") and self.around.scoreboard.is_draining
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
+        if self.around.scoreboard.is_draining:
+            self.set_header("Connection", "close")
+        return super().finish(chunk)
 
     def send(self, reply: Reply, content_type: str = v1.CONTENT_TYPE) -> None:
         """Send a reply whose status is an HTTP status."""

@@ -1,0 +1,354 @@
+"""The process tree: workers share the work, die, and are replaced; nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from harness import Daemon, DaemonFailed, run_daemon_expecting_exit, wait_until
+from load import Load, http_client, upi_client, wait_for_answers
+
+from pyfuncserver.codec import upi
+
+BOTH = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1"}
+
+
+def command(name: str, **numbers: float) -> object:
+    request = upi.messages().PredictValuesRequest(target_name=name)
+    for key, value in numbers.items():
+        request.prediction_context.add(name=key, type=1, double_value=value)
+    return request
+
+
+def pid_over_http(daemon: Daemon) -> int:
+    return int(daemon.predict({"do": "pid"}).json()["pid"])
+
+
+def pid_over_upi(daemon: Daemon) -> int:
+    return int(daemon.upi(command("pid")).prediction_context[0].integer_value)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_exactly_the_workers_answer_over_both_protocols(
+    controlled_model: Path, workers: int
+) -> None:
+    with Daemon(controlled_model, env={**BOTH, "WORKERS": str(workers)}) as daemon:
+        expected = daemon.worker_pids()
+        assert len(expected) == workers
+        for ask in (pid_over_http, pid_over_upi):
+            seen: set[int] = set()
+
+            def all_seen(ask=ask, seen=seen) -> bool:
+                seen.update(ask(daemon) for _ in range(8))
+                return seen == expected
+
+            wait_until(all_seen, timeout_s=20, what=f"{expected} by {ask.__name__}")
+            seen.update(ask(daemon) for _ in range(40))
+            assert seen == expected
+
+
+def test_the_model_is_loaded_once_for_all_workers(controlled_model: Path) -> None:
+    with Daemon(controlled_model, env={"WORKERS": "4"}) as daemon:
+        assert sum("model.loader loaded" in line for line in daemon.log_lines()) == 1
+
+
+def test_workers_load_for_themselves_when_told_so(controlled_model: Path) -> None:
+    env = {"WORKERS": "2", "MODEL_LOADING": "worker"}
+    with Daemon(controlled_model, env=env) as daemon:
+        assert sum("model.loader loaded" in line for line in daemon.log_lines()) == 2
+        victim = min(daemon.worker_pids())
+        os.kill(victim, signal.SIGKILL)
+        wait_until(
+            lambda: len(daemon.worker_pids() - {victim}) == 2, timeout_s=20, what="a replacement"
+        )
+        assert daemon.predict({"do": "pid"}).status == 200
+
+
+def test_a_model_with_threads_is_not_forked(save_model, tmp_path: Path) -> None:
+    model = save_model("threaded", lambda models, path: models.save(models.Threaded(), path))
+    with Daemon(model, env={"WORKERS": "2"}) as daemon:
+        assert sum("model.loader loaded" in line for line in daemon.log_lines()) == 2
+        reasons = [line for line in daemon.log_lines() if "cannot be shared" in line]
+        assert len(reasons) == 1
+        assert "the-models-own-thread" in reasons[0]
+        wait_until(
+            lambda: {pid_over_plain(daemon) for _ in range(4)} and True, timeout_s=5, what="answers"
+        )
+        assert len(daemon.worker_pids()) == 2
+
+
+def pid_over_plain(daemon: Daemon) -> int:
+    return daemon.predict({"instances": [[1.0]]}).status
+
+
+@pytest.mark.parametrize("protocol", ["HTTP_JSON", "UPI_V1"])
+def test_a_killed_worker_is_replaced_within_a_second(
+    controlled_model: Path, protocol: str
+) -> None:
+    with Daemon(controlled_model, env={"CARAML_PROTOCOL": protocol, "WORKERS": "2"}) as daemon:
+        before = daemon.worker_pids()
+        victim = min(before)
+        killed_at = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(daemon.worker_pids() - {victim}) == 2, timeout_s=5)
+        assert time.monotonic() - killed_at < 1
+        assert sum("model.loader loaded" in line for line in daemon.log_lines()) == 1
+        assert daemon.metric("pyfuncserver_worker_restarts_total", reason="signal") == 1
+        (line,) = [line for line in daemon.log_lines() if "replacing it" in line]
+        assert "SIGKILL" in line
+
+
+def test_the_host_dies_and_its_workers_serve_until_another_has_loaded(
+    controlled_model: Path,
+) -> None:
+    with Daemon(controlled_model, env={"WORKERS": "2"}) as daemon:
+        old = daemon.worker_pids()
+        (host,) = [
+            int(line.split()[3]) for line in daemon.log_lines() if "model.loader loaded" in line
+        ]
+        assert host not in old
+        with Load(http_client(daemon, keep_alive=False), clients=2) as load:
+            os.kill(host, signal.SIGKILL)
+            wait_until(
+                lambda: len(daemon.worker_pids()) == 2 and not daemon.worker_pids() & old,
+                timeout_s=30,
+                what="workers of a second generation",
+            )
+        assert load.tally.lost == []
+        assert daemon.metric("pyfuncserver_model_generation") == 2
+        assert len(daemon.processes()) == 3
+
+
+@pytest.mark.parametrize("protocol", ["HTTP_JSON", "UPI_V1"])
+def test_the_supervisor_is_killed_and_nothing_outlives_it(
+    controlled_model: Path, protocol: str
+) -> None:
+    with Daemon(controlled_model, env={"CARAML_PROTOCOL": protocol, "WORKERS": "2"}) as daemon:
+        assert len(daemon.processes()) == (3 if protocol == "HTTP_JSON" else 4)
+        daemon.terminate(signal.SIGKILL)
+        daemon.wait()
+        wait_until(lambda: not daemon.processes(), timeout_s=10, what="all processes end")
+
+
+def test_what_a_model_has_started_does_not_outlive_the_daemon(save_model) -> None:
+    model = save_model("parent", lambda models, path: models.save(models.Parent(), path))
+    with Daemon(model, env={"WORKERS": "2"}) as daemon:
+        child = daemon.predict({"instances": [[0]]}).json()["predictions"]
+        assert child in daemon.processes()
+        daemon.terminate()
+        assert daemon.wait() == 0
+        assert not daemon.processes()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("client", ["http-keep-alive", "http-connect", "upi"])
+def test_stopping_under_load_loses_nothing(
+    controlled_model: Path, client: str, sig: signal.Signals
+) -> None:
+    with Daemon(controlled_model, env={**BOTH, "WORKERS": "2"}) as daemon:
+        clients = {
+            "http-keep-alive": http_client(daemon, keep_alive=True),
+            "http-connect": http_client(daemon, keep_alive=False),
+            "upi": upi_client(daemon, command("pid")),
+        }
+        with Load(clients[client], clients=8) as load:
+            wait_for_answers(load, 200)
+            daemon.terminate(sig)
+            assert daemon.wait() == 0
+            load.join()
+        assert load.tally.lost == []
+        assert load.tally.refused == 8
+        assert not daemon.processes()
+
+
+@pytest.mark.parametrize("protocol", ["HTTP_JSON", "UPI_V1"])
+def test_a_prediction_at_hand_is_finished_before_the_end(
+    controlled_model: Path, protocol: str
+) -> None:
+    with Daemon(controlled_model, env={"CARAML_PROTOCOL": protocol, "WORKERS": "2"}) as daemon:
+        if protocol == "HTTP_JSON":
+            connection = daemon.connection()
+            with contextlib.closing(connection):
+                connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 2}')
+                wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+                daemon.terminate()
+                answer = connection.getresponse()
+                assert answer.status == 200
+                assert answer.headers["Connection"] == "close"
+                assert b"slept" in answer.read()
+        else:
+            with daemon.channel() as channel:
+                from harness import predict_values
+
+                future = predict_values(channel).future(command("sleep", seconds=2.0), timeout=20)
+                wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+                daemon.terminate()
+                assert future.result().prediction_context[0].double_value == 2.0
+        assert daemon.wait() == 0
+
+
+def test_a_prediction_longer_than_the_drain_is_cut_and_the_daemon_ends(
+    controlled_model: Path,
+) -> None:
+    with Daemon(controlled_model, env={"DRAIN_TIMEOUT_SEC": "0.5", "WORKERS": "2"}) as daemon:
+        connection = daemon.connection()
+        with contextlib.closing(connection):
+            connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 60}')
+            wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+            daemon.terminate()
+            assert daemon.wait(10) == 0
+        assert any("cut off" in line for line in daemon.log_lines())
+        assert not daemon.processes()
+
+
+def test_readiness_turns_before_the_ports_close(controlled_model: Path) -> None:
+    env = {**BOTH, "DRAIN_DELAY_SEC": "2", "WORKERS": "2"}
+    with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        health = health_pb2_grpc.HealthStub(channel)
+        check = health_pb2.HealthCheckRequest
+        path = f"/v1/models/{daemon.full_name}"
+        assert daemon.http("GET", path).status == 200
+        assert health.Check(check()).status == health_pb2.HealthCheckResponse.SERVING
+        daemon.terminate()
+        wait_until(lambda: daemon.http("GET", path).status == 503, 1)
+        wait_until(
+            lambda: health.Check(check()).status == health_pb2.HealthCheckResponse.NOT_SERVING, 1
+        )
+        assert daemon.predict({"do": "pid"}).status == 200
+        assert daemon.upi(command("pid"), channel=channel).prediction_context
+        assert daemon.wait() == 0
+
+
+def test_a_second_signal_stops_at_once(controlled_model: Path) -> None:
+    with Daemon(controlled_model, env={"WORKERS": "2"}) as daemon:
+        connection = daemon.connection()
+        with contextlib.closing(connection):
+            connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 60}')
+            wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+            daemon.terminate()
+            wait_until(lambda: "SIGTERM: stopping" in daemon.log(), 5)
+            daemon.terminate()
+            assert daemon.wait(5) == 128 + signal.SIGTERM
+        assert not daemon.processes()
+
+
+@pytest.mark.parametrize("do", ["raise", "unjsonable", "exit", "sleep"])
+def test_one_bad_request_does_not_touch_the_others(controlled_model: Path, do: str) -> None:
+    with Daemon(controlled_model, env={**BOTH, "WORKERS": "2"}) as daemon:
+        with (
+            Load(http_client(daemon, keep_alive=True), clients=2) as load,
+            Load(upi_client(daemon, command("pid")), clients=2) as upi_load,
+        ):
+            wait_for_answers(load, 20)
+            wait_for_answers(upi_load, 20)
+            if do == "exit":
+                # Whoever shares a connection's process with the one that exits is lost with it,
+                # so the steady clients are not asked here; see below.
+                load.stopping.set()
+                upi_load.stopping.set()
+                load.join()
+                upi_load.join()
+                with pytest.raises(OSError, match=r".*"):
+                    daemon.predict({"do": "exit"})
+                wait_until(lambda: len(daemon.worker_pids()) == 2, 5)
+                with pytest.raises(grpc.RpcError):
+                    daemon.upi(command("exit"))
+                wait_until(
+                    lambda: daemon.metric("pyfuncserver_worker_restarts_total", reason="exit") == 2,
+                    5,
+                )
+                wait_until(lambda: len(daemon.worker_pids()) == 2, 5)
+                assert daemon.predict({"do": "pid"}).status == 200
+                assert daemon.upi(command("pid")).prediction_context
+            elif do == "sleep":
+                started = time.monotonic()
+                assert daemon.predict({"do": "sleep", "seconds": 5}).json()["slept"] == 5
+                assert 5 <= time.monotonic() - started < 8
+            else:
+                answer = daemon.predict({"do": do})
+                assert answer.status == 500
+                assert "error id" in answer.json()["reason"]
+                with pytest.raises(grpc.RpcError) as refusal:
+                    daemon.upi(command(do))
+                assert refusal.value.code() is grpc.StatusCode.INTERNAL
+                assert "error id" in refusal.value.details()
+        assert load.tally.lost == []
+        assert upi_load.tally.lost == []
+
+
+def test_probes_answer_while_long_predictions_run(controlled_model: Path) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    from harness import predict_values
+
+    env = {**BOTH, "GRPC_CONCURRENCY": "1"}
+    with (
+        Daemon(controlled_model, env=env) as daemon,
+        daemon.channel() as channel,
+        contextlib.closing(daemon.connection()) as connection,
+    ):
+        connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 4}')
+        call = predict_values(channel).future(command("sleep", seconds=4.0), timeout=20)
+        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 2, 5)
+        health = health_pb2_grpc.HealthStub(channel)
+        slowest_s = 0.0
+        for _ in range(20):
+            started = time.monotonic()
+            assert daemon.http("GET", "/").text == "Alive"
+            assert health.Check(health_pb2.HealthCheckRequest(), timeout=2).status == 1
+            slowest_s = max(slowest_s, time.monotonic() - started)
+        assert not call.done()
+        assert slowest_s < 1
+        assert call.result().prediction_context
+        assert connection.getresponse().status == 200
+
+
+def test_long_lived_channels_are_moved_on(controlled_model: Path) -> None:
+    """A channel stays with one worker only as long as its connection may grow old."""
+    options = '{"grpc.max_connection_age_ms": 300, "grpc.max_connection_age_grace_ms": 5000}'
+    env = {"CARAML_PROTOCOL": "UPI_V1", "WORKERS": "2", "GRPC_OPTIONS": options}
+    with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
+        seen: set[int] = set()
+
+        def both() -> bool:
+            answer = daemon.upi(command("pid"), channel=channel)
+            seen.add(answer.prediction_context[0].integer_value)
+            return seen == daemon.worker_pids()
+
+        wait_until(both, timeout_s=30, what="one channel that meets both workers")
+
+
+@pytest.mark.parametrize("loading", ["auto", "worker"])
+def test_a_model_that_cannot_be_loaded_ends_the_start(save_model, loading: str) -> None:
+    broken = save_model("broken", lambda models, path: models.save(models.Broken(), path))
+    started = time.monotonic()
+    env = {"WORKERS": "2", "MODEL_LOADING": loading}
+    status, output = run_daemon_expecting_exit(["--model_dir", str(broken)], env)
+    assert status == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("pyfuncserver: ")]
+    assert "KeyError" in line
+    assert "weights are missing" in line
+    assert "Traceback" not in output
+    assert time.monotonic() - started < 30
+
+
+def test_a_load_that_crashes_ends_the_start(save_model) -> None:
+    crashing = save_model("crashing", lambda models, path: models.save(models.Crashing(), path))
+    status, output = run_daemon_expecting_exit(["--model_dir", str(crashing)], {"WORKERS": "2"})
+    assert status == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("pyfuncserver: ")]
+    assert "SIGSEGV" in line
+
+
+def test_a_daemon_that_is_not_ready_is_no_daemon(controlled_model: Path) -> None:
+    with (
+        pytest.raises(DaemonFailed, match=r"LOG_LEVEL='loud' is not allowed"),
+        Daemon(controlled_model, env={"LOG_LEVEL": "loud"}),
+    ):
+        pytest.fail("it started")
