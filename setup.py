@@ -33,7 +33,7 @@ CORE = [
     "orjson>=3.9",
     "prometheus-client>=0.16",
     "protobuf>=4.22",  # message_factory.GetMessageClass
-    "pydantic-settings>=2.7",  # NoDecode
+    "pydantic-settings>=2.1",
     "tornado>=6.2",
 ]
 

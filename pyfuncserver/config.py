@@ -14,11 +14,16 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from pyfuncserver.errors import StartupError
 
@@ -68,6 +73,13 @@ BOOLEAN = "true or false"
 NAME = "letters, digits, `_`, `.`, `-`"
 
 
+class Variables(EnvSettingsSource):
+    """The environment, with every value left as the text it is: the validators below read it."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ARG002
+        return value
+
+
 class Config(BaseSettings):
     """What the daemon was told. Immutable; made by :func:`read`."""
 
@@ -79,9 +91,13 @@ class Config(BaseSettings):
     )
 
     model_dir: str = setting(
-        ..., "MODEL_DIR", "The model: a local directory with an MLmodel file.", "a path", min_length=1
+        ...,
+        "MODEL_DIR",
+        "The model: a local directory with an MLmodel file.",
+        "a path",
+        min_length=1,
     )
-    protocol: Annotated[tuple[Protocol, ...], NoDecode] = setting(
+    protocol: tuple[Protocol, ...] = setting(
         (Protocol.HTTP_JSON,),
         "CARAML_PROTOCOL",
         "What to speak; both, comma-separated, serves both ports from one process tree.",
@@ -115,7 +131,7 @@ class Config(BaseSettings):
         "The project the model belongs to; a label of `pyfuncserver_model_info`.",
         "any text",
     )
-    model_schema: Annotated[dict[str, Any] | None, NoDecode] = setting(
+    model_schema: dict[str, Any] | None = setting(
         None,
         "CARAML_MODEL_SCHEMA",
         "The model's schema; kept with its identity, logged at start at level DEBUG.",
@@ -137,7 +153,7 @@ class Config(BaseSettings):
         "How much is logged, in any case.",
         "`DEBUG`, `INFO`, `WARN`, `WARNING`, `ERROR`, `CRITICAL`",
     )
-    grpc_options: Annotated[dict[str, ChannelArgument], NoDecode] = setting(
+    grpc_options: dict[str, ChannelArgument] = setting(
         {},
         "GRPC_OPTIONS",
         'gRPC channel arguments, e.g. `{"grpc.max_concurrent_streams": 100}`.',
@@ -229,7 +245,7 @@ class Config(BaseSettings):
         "1 or more",
         ge=1,
     )
-    publisher_kafka_config: Annotated[dict[str, Any], NoDecode] = setting(
+    publisher_kafka_config: dict[str, Any] = setting(
         {}, "PUBLISHER_KAFKA_CONFIG", "Further librdkafka settings.", "a JSON object"
     )
     prometheus_multiproc_dir: str = setting(
@@ -283,6 +299,17 @@ class Config(BaseSettings):
             raise ValueError("prediction logs cannot be published by this version")
         return value
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags, then variables; no files."""
+        return init_settings, Variables(settings_cls)
+
     @property
     def full_name(self) -> str:
         return self.model_full_name or f"{self.model_name}-{self.model_version}"
@@ -298,6 +325,11 @@ class Config(BaseSettings):
     @property
     def pushes_metrics(self) -> bool:
         return self.pushgateway_enabled and self.speaks_upi
+
+    @property
+    def needs_monitor(self) -> bool:
+        """Tell whether the workers leave anything to do: HTTP, where they speak none, or pushes."""
+        return self.pushes_metrics or not self.speaks_http
 
 
 class Setting(NamedTuple):

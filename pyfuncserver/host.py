@@ -108,9 +108,7 @@ def _fork_on_command(
             _fork_worker(replace(place, slot=int(line)), model, reports, commands)
 
 
-def _fork_worker(
-    place: Place, model: loader.LoadedModel, reports: Reports, commands: int
-) -> None:
+def _fork_worker(place: Place, model: loader.LoadedModel, reports: Reports, commands: int) -> None:
     def be_worker() -> int:
         reports.send("started", slot=place.slot)
         os.close(commands)

@@ -24,11 +24,6 @@ log = logging.getLogger(__name__)
 DRAIN_TIMEOUT_S = 5
 
 
-def is_needed(config: Config) -> bool:
-    """Tell whether the workers leave anything to do: they serve HTTP themselves if they speak it."""
-    return config.pushes_metrics or not config.speaks_http
-
-
 def run(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline: int) -> int:
     """Serve until told to stop; then push once more and take the pushed group away."""
     logs.set_role("monitor")

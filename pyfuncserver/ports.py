@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyfuncserver.config import Config
 from pyfuncserver.errors import StartupError
 
-ADDRESS = "0.0.0.0"  # noqa: S104  a server in a container listens on all its addresses
+ADDRESS = "0.0.0.0"
 BACKLOG = 2048
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 
 from pyfuncserver import config as configuration
 from pyfuncserver.config import Config
@@ -26,8 +27,13 @@ def main(argv: list[str]) -> int:
         _warn(config)
         return _try_load(config) if config.dry_run else _serve(config)
     except StartupError as error:
-        print(f"pyfuncserver: {error}", file=sys.stderr, flush=True)
+        _say(str(error))
         return error.status
+
+
+def _say(line: str) -> None:
+    """Tell the one who started the daemon, whatever LOG_LEVEL says."""
+    sys.stderr.write(f"pyfuncserver: {line}\n")
 
 
 def _warn(config: Config) -> None:
@@ -61,23 +67,20 @@ def _try_load(config: Config) -> int:
         try:
             loader.load(config.model_dir)
         except StartupError as error:
-            print(f"pyfuncserver: {error}", file=sys.stderr, flush=True)
+            _say(str(error))
             return error.status
         return 0
 
     with directory.prepared(config.prometheus_multiproc_dir):
         _, status = os.waitpid(processes.fork(child), 0)
     if status == 0:
-        print(f"pyfuncserver: the model {config.model_dir} can be loaded and served")
+        _say(f"the model {config.model_dir} can be loaded and served")
         return 0
     if not os.WIFEXITED(status):
-        what = processes.describe_exit(status)
-        print(f"pyfuncserver: loading {config.model_dir}: the process {what}", file=sys.stderr)
-    print(
-        "pyfuncserver: what to do: see that --model_dir holds an MLmodel file and that this "
-        "environment has what the model needs (pip install -r "
-        f"{os.path.join(config.model_dir, 'requirements.txt')}); LOG_LEVEL=DEBUG shows the "
-        "traceback",
-        file=sys.stderr,
+        _say(f"loading {config.model_dir}: the process {processes.describe_exit(status)}")
+    requirements = Path(config.model_dir) / "requirements.txt"
+    _say(
+        "what to do: see that --model_dir holds an MLmodel file, and that this environment has "
+        f"what the model needs (pip install -r {requirements}); LOG_LEVEL=DEBUG shows more"
     )
     return 1

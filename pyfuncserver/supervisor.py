@@ -257,7 +257,7 @@ class Supervisor:
         return next(n for n in range(self._scoreboard.size) if n not in taken)
 
     def _start_monitor(self) -> None:
-        if self._config.speaks_http and not self._config.pushes_metrics:
+        if not self._config.needs_monitor:
             return
 
         def child() -> int:
@@ -426,9 +426,7 @@ class Supervisor:
         return next((worker for worker in self._workers if worker.slot == slot), None)
 
     def _show(self, worker: Worker) -> None:
-        self._scoreboard.set_slot(
-            worker.slot, worker.pid, worker.state, worker.generation.number
-        )
+        self._scoreboard.set_slot(worker.slot, worker.pid, worker.state, worker.generation.number)
 
     # Stopping
 

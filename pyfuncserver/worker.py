@@ -138,4 +138,3 @@ class _Worker:
 def preload() -> None:
     """Import what a worker needs, so that workers share it instead of importing it each."""
     from pyfuncserver.protocol.upi import front  # noqa: F401  (grpc starts nothing when imported)
-

@@ -9,7 +9,6 @@ A state is waited for with :func:`wait_until`, which has a deadline; nothing her
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import json
 import os
@@ -23,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -119,7 +119,7 @@ class Answer:
 
     status: int
     reason: str
-    headers: http.client.HTTPMessage
+    headers: HTTPMessage
     """Looked up without regard to case."""
     body: bytes
 
@@ -249,9 +249,9 @@ class Daemon:
 
     # HTTP
 
-    def connection(self, timeout_s: float = 30) -> http.client.HTTPConnection:
+    def connection(self, timeout_s: float = 30) -> HTTPConnection:
         """Make a keep-alive connection; close it yourself."""
-        return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
+        return HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
 
     def http(
         self,
@@ -259,7 +259,7 @@ class Daemon:
         path: str,
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
-        connection: http.client.HTTPConnection | None = None,
+        connection: HTTPConnection | None = None,
     ) -> Answer:
         """Send a request, over a connection of its own unless one is given."""
         if connection is not None:
@@ -275,7 +275,7 @@ class Daemon:
         self,
         body: object,
         headers: Mapping[str, str] | None = None,
-        connection: http.client.HTTPConnection | None = None,
+        connection: HTTPConnection | None = None,
     ) -> Answer:
         """Send a V1 prediction; bytes and text go as they are, anything else as JSON."""
         raw = body if isinstance(body, bytes | str) else json.dumps(body)
@@ -285,7 +285,7 @@ class Daemon:
     def metrics(self) -> Metrics:
         """Scrape `/metrics`; a sample's key is its name and its labels as a frozen set of pairs."""
         answer = self.http("GET", "/metrics")
-        if answer.status != http.client.OK:
+        if answer.status != 200:
             raise AssertionError(f"GET /metrics answered {answer.status}: {answer.text}")
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
@@ -419,7 +419,7 @@ def predict_values(channel: grpc.Channel) -> Callable[..., Any]:
 
 
 def _exchange(
-    connection: http.client.HTTPConnection,
+    connection: HTTPConnection,
     method: str,
     path: str,
     body: bytes | str | None,

@@ -16,6 +16,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -88,37 +89,63 @@ def _key(key: Any) -> str:
     raise TypeError(f"a key of type {type(key).__name__} is not JSON serializable")
 
 
+@singledispatch
 def _simplify(value: Any) -> Any:
     """Turn a value that orjson does not know into one that it does, by one step."""
-    if value is pd.NA or value is pd.NaT:
+    if value is pd.NA:
         return None
-    if isinstance(value, np.ndarray):
-        return _array(value)
-    if isinstance(value, np.generic):
-        return _scalar(value)
-    if isinstance(value, pd.DataFrame):
-        columns = [_series(value.iloc[:, place]) for place in range(value.shape[1])]
-        names = [_key(name) for name in value.columns]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    if isinstance(value, pd.Series | pd.Index):
-        return _series(value)
-    if isinstance(value, datetime.timedelta):
-        return pd.Timedelta(value).isoformat()
-    if isinstance(value, datetime.datetime):  # pandas.Timestamp among them
-        return value.isoformat()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return {"b64": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, decimal.Decimal):
-        return float(value)
-    if isinstance(value, set | frozenset):
-        return list(value)
-    if isinstance(value, Mapping):
-        return dict(value)
     if callable(getattr(value, "model_dump", None)):  # pydantic, which MLflow's own types are
         return value.model_dump()
     raise TypeError(f"type {type(value).__name__} is not JSON serializable")
 
 
+@_simplify.register
+def _timedelta(value: datetime.timedelta) -> str | None:
+    return None if value is pd.NaT else str(pd.Timedelta(value).isoformat())
+
+
+@_simplify.register
+def _datetime(value: datetime.datetime) -> str | None:  # pandas.Timestamp and NaT among them
+    return None if value is pd.NaT else value.isoformat()
+
+
+@_simplify.register(bytes)
+@_simplify.register(bytearray)
+@_simplify.register(memoryview)
+def _binary(value: bytes | bytearray | memoryview) -> dict[str, str]:
+    return {"b64": base64.b64encode(value).decode("ascii")}
+
+
+@_simplify.register
+def _decimal(value: decimal.Decimal) -> float:
+    return float(value)
+
+
+@_simplify.register(set)
+@_simplify.register(frozenset)
+def _set(value: set[Any] | frozenset[Any]) -> list[Any]:
+    return list(value)
+
+
+@_simplify.register
+def _mapping(value: Mapping) -> dict[Any, Any]:  # type: ignore[type-arg]  # needs the bare class
+    return dict(value)
+
+
+@_simplify.register
+def _frame(value: pd.DataFrame) -> list[dict[str, Any]]:
+    columns = [value.iloc[:, place].tolist() for place in range(value.shape[1])]
+    names = [_key(name) for name in value.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+@_simplify.register(pd.Series)
+@_simplify.register(pd.Index)
+def _series(value: pd.Series[Any] | pd.Index[Any]) -> list[Any]:
+    return list(value.tolist())
+
+
+@_simplify.register(np.ndarray)
 def _array(value: np.ndarray[Any, Any]) -> Any:
     """Give an array as text where orjson writes it right, else as nested lists.
 
@@ -144,14 +171,10 @@ def _date(value: np.datetime64 | np.timedelta64) -> str | None:
     return str(pd.Timestamp(value).isoformat())
 
 
+@_simplify.register
 def _scalar(value: np.generic) -> Any:
     if isinstance(value, np.datetime64 | np.timedelta64):
         return _date(value)
     plain = value.item()
-    if isinstance(plain, np.generic):  # longdouble has no Python counterpart
-        return float(plain)
-    return plain
-
-
-def _series(values: pd.Series[Any] | pd.Index[Any]) -> list[Any]:
-    return list(values.tolist())
+    # longdouble has no Python counterpart
+    return float(plain) if isinstance(plain, np.generic) else plain

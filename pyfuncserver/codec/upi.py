@@ -41,7 +41,7 @@ def private_pool() -> descriptor_pool.DescriptorPool:
     """Make a new descriptor pool that holds our copy; reflection reads it."""
     pool = descriptor_pool.DescriptorPool()
     for file in file_set().file:
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
     return pool
 
 
@@ -69,7 +69,7 @@ def _public_messages() -> Any | None:
         modules = [importlib.import_module(f"{PACKAGE}.{name}_pb2") for name in MODULES]
     except ImportError:
         return None
-    except Exception as error:  # somebody else's generated code, of any age
+    except Exception as error:  # noqa: BLE001  somebody else's generated code, of any age
         log.warning("caraml-upi-protos is installed but cannot be used: %s", error)
         return None
     found: dict[str, Any] = {}
@@ -138,17 +138,18 @@ def _column(name: str, kind: int, values: list[Any]) -> pd.Series[Any]:
     raise ValueError(f"column {name!r} has no type")
 
 
-def response_of(values: Any, request: Any) -> Message:
+def response_of(values: Any, request: Any) -> Any:
     """Make the response of a model that answers with values: rows, columns, arrays, series.
 
     Columns keep their names, or are called ``output_0``, ...; row ids are the request's where the
-    number of rows is the same. Raises: ValueError or TypeError where a table cannot hold the values.
+    number of rows is the same.
+    Raises: ValueError or TypeError where a table cannot hold the values.
     """
     frame = _frame(values)
     ids = [row.row_id for row in request.prediction_table.rows]
     if len(ids) != len(frame):
         ids = [str(label) for label in frame.index]
-    response: Any = messages().PredictValuesResponse(target_name=request.target_name)
+    response = messages().PredictValuesResponse(target_name=request.target_name)
     response.metadata.prediction_id = request.metadata.prediction_id
     table = response.prediction_result_table
     table.name = request.prediction_table.name
@@ -182,7 +183,9 @@ def _frame(values: Any) -> pd.DataFrame:
 
 def _typed(name: str, column: pd.Series[Any]) -> tuple[int, list[Any]]:
     """Choose a column's type; give its values as plain Python, nulls as None."""
-    values = [None if null else value for value, null in zip(column.tolist(), column.isna(), strict=True)]
+    values = [
+        None if null else value for value, null in zip(column.tolist(), column.isna(), strict=True)
+    ]
     present = [value for value in values if value is not None]
     if all(isinstance(value, bool | int | np.integer | np.bool_) for value in present) and present:
         if not all(INT64_MIN <= value <= INT64_MAX for value in present):

@@ -67,7 +67,7 @@ class DaemonCollector(Collector):
 def registry(scoreboard: Scoreboard) -> CollectorRegistry:
     """Give a registry that reads every process's files anew each time it is collected."""
     everything = CollectorRegistry()
-    MultiProcessCollector(everything, path=_path())  # type: ignore[no-untyped-call]
+    MultiProcessCollector(everything, path=_path())
     everything.register(DaemonCollector(scoreboard))
     return everything
 

@@ -11,19 +11,18 @@ LATENCY_BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
 
-_identity = "unnamed"
+_identity = ["unnamed"]
 
 
 def install(identity: str) -> None:
     """Make this process's instruments write under ``identity``; before the model is imported."""
     set_identity(identity)
-    values.ValueClass = values.MultiProcessValue(lambda: _identity)  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(lambda: _identity[0])
 
 
 def set_identity(identity: str) -> None:
     """Take another identity, after a fork. No two living processes may have the same."""
-    global _identity
-    _identity = identity
+    _identity[0] = identity
 
 
 class Instruments:

@@ -66,7 +66,7 @@ class Pusher:
     def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:  # the top of this thread: nothing may end it
+        except Exception as error:  # noqa: BLE001  the top of a thread that nothing may end
             self._failures.inc()
             if not self._is_down:
                 log.warning("the Pushgateway %s cannot be reached: %s", self._gateway, error)

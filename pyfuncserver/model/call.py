@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from pyfuncserver.errors import ServingError
+
 
 class Form(Enum):
     """What a call's payload is; a runner has one way to answer each form it knows."""
@@ -88,4 +90,4 @@ class Dialect(Protocol):
 
     def encode(self, answer: Answer) -> Reply: ...
 
-    def error(self, error: Exception) -> Reply: ...
+    def error(self, error: ServingError) -> Reply: ...

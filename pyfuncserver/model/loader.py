@@ -43,9 +43,7 @@ def load(address: str) -> LoadedModel:
         log.debug("loading %s failed", address, exc_info=error)
         raise StartupError(f"the model {address} cannot be loaded: {_cause(error)}") from error
     loader_module = str(model.loader_module)
-    log.info(
-        "loaded %s (%s) in %.2f s", address, loader_module, time.monotonic() - started
-    )
+    log.info("loaded %s (%s) in %.2f s", address, loader_module, time.monotonic() - started)
     return LoadedModel(model, loader_module, address)
 
 

@@ -23,8 +23,8 @@ from pyfuncserver.errors import (
     ServingError,
     Unsupported,
 )
-from pyfuncserver.model.failure import model_failed
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Predictions
+from pyfuncserver.model.failure import model_failed
 
 MERLIN_METHODS = ("infer", "upiv1_infer", "preprocess", "upiv1_preprocess")
 
@@ -60,7 +60,7 @@ def kind_of(model: Any) -> ModelKind:
     return ModelKind.LEGACY
 
 
-def _python_model(model: Any) -> Any | None:
+def _python_model(model: Any) -> Any:
     """Find the ``PythonModel`` behind a pyfunc model, or None where a flavour of its own is."""
     old = getattr(model, "python_model", None)
     if old is not None:
@@ -105,9 +105,7 @@ class PyFuncRunner:
         """Run a call; see :class:`~pyfuncserver.model.call.ModelRunner`."""
         answer = self._predict.get(call.form)
         if answer is None:
-            raise Unsupported(
-                f"a model with a {self.kind.value} signature does not answer {call.form.value} calls"
-            )
+            raise Unsupported(f"A {self.kind.value} model does not answer {call.form.value} calls")
         try:
             return answer(call)
         except ServingError:
@@ -187,7 +185,7 @@ def _unwrap(answer: Any, attribute: str) -> Any:
 
 
 def _legacy(model: Any) -> dict[Form, Callable[[Call], Answer]]:
-    predict = _python_model(model).predict  # type: ignore[union-attr]
+    predict = _python_model(model).predict
     takes_keywords = _takes_keyword(predict, "headers")
 
     def over_http(call: Call) -> Answer:
@@ -225,7 +223,8 @@ def _plain(model: Any) -> dict[Form, Callable[[Call], Answer]]:
         try:
             return parse_tf_serving_input({key: body[key]}, schema=schema)
         except MlflowException as error:
-            raise InvalidInput(_public_message(error)) from error
+            column = _unreadable_column(body[key], schema)
+            raise InvalidInput(column or _public_message(error)) from error
 
     def predict(data: Any, params: Any) -> Any:
         try:
@@ -270,8 +269,34 @@ def _json_type(value: Any) -> str:
     return "null" if value is None else names.get(type(value), "object")
 
 
+def _unreadable_column(data: Any, schema: Any) -> str:
+    """Name the column whose values MLflow cannot convert, which its own message does not."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.types import Schema
+    from mlflow.utils.proto_json_utils import parse_tf_serving_input
+
+    if schema is None or not schema.has_input_names():
+        return ""
+    records = data if isinstance(data, list) else [data]
+    for spec in schema.inputs:
+        for record in records:
+            if not isinstance(record, dict) or spec.name not in record:
+                continue
+            try:
+                parse_tf_serving_input({"inputs": {spec.name: record[spec.name]}}, Schema([spec]))
+            except MlflowException:
+                kind = getattr(spec.type, "name", None) or spec.type
+                return f"Column {spec.name!r} holds what cannot be read as {kind}"
+    return ""
+
+
 _ENFORCERS = frozenset(
-    ("_validate_prediction_input", "_enforce_schema", "_enforce_params_schema", "_validate_model_input")
+    (
+        "_validate_prediction_input",
+        "_enforce_schema",
+        "_enforce_params_schema",
+        "_validate_model_input",
+    )
 )
 
 
@@ -283,7 +308,8 @@ def _refused_by_signature(traceback: TracebackType | None) -> bool:
     while traceback is not None:
         code = traceback.tb_frame.f_code
         if "mlflow" in code.co_filename and (
-            code.co_name in _ENFORCERS or code.co_name.startswith("_validate_data_against_type_hint")
+            code.co_name in _ENFORCERS
+            or code.co_name.startswith("_validate_data_against_type_hint")
         ):
             return True
         traceback = traceback.tb_next
@@ -293,6 +319,8 @@ def _refused_by_signature(traceback: TracebackType | None) -> bool:
 def _public_message(error: BaseException) -> str:
     """Say what was wrong without the client's data, which MLflow puts into its own text."""
     inner = error.__context__
-    cause = inner if inner is not None and "Failed to enforce schema of data" in str(error) else error
+    cause = (
+        inner if inner is not None and "Failed to enforce schema of data" in str(error) else error
+    )
     message = getattr(cause, "message", None) or str(cause)
     return " ".join(str(message).split())

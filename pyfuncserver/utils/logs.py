@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
-_role = "supervisor"
+_role = ["supervisor"]
 
 
 @contextmanager
@@ -31,14 +31,16 @@ def request(request_id: str) -> Iterator[None]:
 class EventFormatter(logging.Formatter):
     """``2026-01-01T00:00:00.000Z LEVEL role pid logger request_id=... message``"""
 
-    converter = time.gmtime
+    @staticmethod
+    def converter(seconds: float | None) -> time.struct_time:
+        return time.gmtime(seconds)
 
     def format(self, record: logging.LogRecord) -> str:
         request_id = _request_id.get()
         mark = f" request_id={request_id}" if request_id else ""
         when = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
         message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{when} {record.levelname} {_role} {os.getpid()} {record.name}{mark} {message}"
+        line = f"{when} {record.levelname} {_role[0]} {os.getpid()} {record.name}{mark} {message}"
         for attached in (self._traceback(record), record.stack_info):
             if attached:
                 line += "".join(f"\n  | {part}" for part in attached.splitlines())
@@ -60,5 +62,4 @@ def configure(level: str) -> None:
 
 def set_role(role: str) -> None:
     """Name this process in its log lines, e.g. ``worker-0``."""
-    global _role
-    _role = role
+    _role[0] = role

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -21,7 +22,7 @@ SIGNALS_OF_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 def _prctl(option: int, argument: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
-    return ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0) == 0
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0) == 0)
 
 
 def become_subreaper() -> bool:
@@ -63,7 +64,7 @@ def _be_the_child(child: Callable[[], int]) -> NoReturn:
         status = child()
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001  the top of a process: it is told as Python would
         sys.excepthook(*sys.exc_info())
     finally:
         leave(status)
@@ -127,10 +128,9 @@ def _thread_names() -> dict[int, str]:
     if not sys.platform.startswith("linux"):
         return {thread.native_id or 0: thread.name for thread in threading.enumerate()}
     names = {}
-    for entry in os.listdir("/proc/self/task"):
+    for task in Path("/proc/self/task").iterdir():
         try:
-            with open(f"/proc/self/task/{entry}/comm", encoding="utf-8") as comm:
-                names[int(entry)] = comm.read().strip()
+            names[int(task.name)] = (task / "comm").read_text(encoding="utf-8").strip()
         except OSError:  # it has just ended
             continue
     return names
@@ -170,17 +170,14 @@ def describe_exit(status: int) -> str:
 def children() -> list[int]:
     """List the living children of this process, adopted ones among them."""
     own, found = os.getpid(), []
-    try:
-        entries = [entry for entry in os.listdir("/proc") if entry.isdigit()]
-    except OSError:  # no procfs: then nothing was adopted either, see become_subreaper
-        return []
-    for entry in entries:
+    if not sys.platform.startswith("linux"):
+        return []  # there nothing was adopted either, see become_subreaper
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            with open(f"/proc/{entry}/stat", "rb") as stat:
-                # The name, in parentheses, may hold anything; state and parent follow it.
-                state, parent, *_ = stat.read().rpartition(b")")[2].split()
-        except OSError:
+            # The name, in parentheses, may hold anything; state and parent follow it.
+            state, parent, *_ = (process / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:  # it has just ended
             continue
         if int(parent) == own and state != b"Z":
-            found.append(int(entry))
+            found.append(int(process.name))
     return found

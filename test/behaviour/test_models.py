@@ -55,7 +55,7 @@ def test_iris(iris_model: Path) -> None:
         ]
         assert (answer.target_name, answer.metadata.prediction_id) == ("t", "p-1")
 
-        missing = [{name: 1.0 for name in names[1:]}]
+        missing = [dict.fromkeys(names[1:], 1.0)]
         refusal = daemon.predict({"instances": missing})
         assert refusal.status == 400
         assert names[0] in refusal.json()["reason"]
@@ -85,8 +85,16 @@ def test_a_python_model_with_a_signature(signed_model: Path) -> None:
 
 
 REFUSED = {
-    "a column is missing": ({"instances": [{"a": 1.5, "b": 2}]}, "s"),
-    "a column has a wrong type": ({"instances": [{"a": "mine", "b": 2, "s": "x"}]}, "a"),
+    "a column is missing": ({"instances": [{"a": 1.5, "b": 2}]}, "missing inputs ['s']"),
+    "a column has a wrong type": (
+        {"instances": [{"a": 1, "b": 2, "s": "x"}, {"a": "mine", "b": 2, "s": "x"}]},
+        "Column 'a' holds what cannot be read as double",
+    ),
+    "a column, by columns, has a wrong type": (
+        {"inputs": {"a": [1.0], "b": ["mine"], "s": ["x"]}},
+        "Column 'b' holds what cannot be read as long",
+    ),
+    "a column has a null": ({"instances": [{"a": 1, "b": None, "s": "x"}]}, "Column 'b'"),
     "columns of two lengths": ({"inputs": {"a": [1.0, 2.0], "b": [1], "s": ["x"]}}, ""),
     "neither": ({"rows": []}, "instances"),
     "both": ({"instances": [], "inputs": {}}, "instances"),

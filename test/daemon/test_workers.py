@@ -87,9 +87,7 @@ def pid_over_plain(daemon: Daemon) -> int:
 
 
 @pytest.mark.parametrize("protocol", ["HTTP_JSON", "UPI_V1"])
-def test_a_killed_worker_is_replaced_within_a_second(
-    controlled_model: Path, protocol: str
-) -> None:
+def test_a_killed_worker_is_replaced_within_a_second(controlled_model: Path, protocol: str) -> None:
     with Daemon(controlled_model, env={"CARAML_PROTOCOL": protocol, "WORKERS": "2"}) as daemon:
         before = daemon.worker_pids()
         victim = min(before)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from harness import run_daemon_expecting_exit
+
 from pyfuncserver import config, server
 from pyfuncserver.config import Config, LogLevel, ModelLoading, Protocol
 from pyfuncserver.errors import StartupError
@@ -177,9 +178,7 @@ def test_documented_variable_beats_its_alias(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("level", LogLevel)
 @pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
-def test_log_level_in_any_case(
-    level: LogLevel, case: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_level_in_any_case(level: LogLevel, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", case(level.value))
     assert read().log_level is level
     assert logging.getLevelName(level.value) in range(logging.DEBUG, logging.CRITICAL + 1)
@@ -348,12 +347,12 @@ def test_shown_default_is_read_as_the_default(row: config.Setting) -> None:
 
 
 def test_with_table_replaces_what_is_between_the_marks() -> None:
-    page = f"a\n{config.TABLE_BEGIN}\nold\n{config.TABLE_END}\nb\n"
+    page = f"a\n{config.TABLE_BEGIN}\n~stale~\n{config.TABLE_END}\nb\n"
     once = config.with_table(page)
     assert once.startswith("a\n")
     assert once.endswith("\nb\n")
     assert config.table() in once
-    assert "old" not in once
+    assert "~stale~" not in once
     assert config.with_table(once) == once
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+
 from pyfuncserver import errors
 from pyfuncserver.errors import Kind, ServingError
 

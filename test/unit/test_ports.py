@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from pyfuncserver.config import Config
 from pyfuncserver.errors import StartupError
 from pyfuncserver.ports import Ports, open_ports

@@ -128,7 +128,8 @@ class HttpFront:
         self._stop_accepting(last)
         self._server.conn_params.no_keep_alive = True
         started = time.monotonic()
-        while self._open_connections(started) and time.monotonic() < started + timeout_s:
+        # Tornado has no event for this.
+        while self._open_connections(started) and time.monotonic() < started + timeout_s:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
         is_done = not self._server.busy
         await self._server.close_all_connections()

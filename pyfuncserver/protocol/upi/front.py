@@ -116,7 +116,7 @@ def _reflection_pool() -> descriptor_pool.DescriptorPool:
     for module in (health_pb2, reflection_pb2):
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
     return pool
 
 
@@ -158,7 +158,7 @@ class Gate:
 
 
 class UpiService(grpc.GenericRpcHandler):
-    """``UniversalPredictionService``. Bytes in and out: parsing and its errors are the dialect's."""
+    """``UniversalPredictionService``; bytes in and out, for parsing them is the dialect's."""
 
     def __init__(self, service: InferenceService, model: str, gate: Gate) -> None:
         self._service = service
@@ -166,7 +166,7 @@ class UpiService(grpc.GenericRpcHandler):
         self._gate = gate
         self._dialect = Upi()
         self._path = f"/{upi.SERVICE}/{upi.METHOD}"
-        self._method = grpc.unary_unary_rpc_method_handler(self._predict_values)
+        self._method: Any = grpc.unary_unary_rpc_method_handler(self._predict_values)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         if handler_call_details.method != self._path:
@@ -187,4 +187,4 @@ class UpiService(grpc.GenericRpcHandler):
             return reply.body
         if reply.cause is not None:  # the model has aborted the call: gRPC has all it needs
             raise reply.cause
-        context.abort(grpc.StatusCode[str(reply.status)], reply.reason)
+        return context.abort(grpc.StatusCode[str(reply.status)], reply.reason)  # raises
