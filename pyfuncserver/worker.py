@@ -121,11 +121,12 @@ class _Worker:
     async def _drain(self) -> bool:
         timeout_s = self._place.config.drain_timeout_sec
         started = time.monotonic()
+        last = self._place.scoreboard.is_draining
         drains = []
         if self._http is not None:
-            drains.append(self._http.drain(timeout_s, last=self._place.scoreboard.is_draining))
+            drains.append(self._http.drain(timeout_s, last))
         if self._upi is not None:
-            drains.append(asyncio.to_thread(self._upi.drain, timeout_s))
+            drains.append(asyncio.to_thread(self._upi.drain, timeout_s, last))
         is_clean = all(await asyncio.gather(*drains))
         took_s = time.monotonic() - started
         if is_clean:

@@ -34,6 +34,7 @@ PREDICT_VALUES = "/caraml.upi.v1.UniversalPredictionService/PredictValues"
 MARKER = "PYFUNCSERVER_TEST_ID"
 STOP_TIMEOUT_S = 15.0
 POLL_INTERVAL_S = 0.02
+LOG_LINES_SHOWN = 60
 
 # What the caller's shell has set for a server of its own must not reach the one under test.
 _FOREIGN_PREFIXES = ("CARAML_", "PROMETHEUS_", "PUSHGATEWAY_", "PUBLISHER_", "GRPC_", "DRAIN_")
@@ -200,7 +201,8 @@ class Daemon:
             self._clean_up()
         if error is not None:
             # pytest shows captured output beside the failure; the log is gone with its directory.
-            sys.stderr.write(f"--- the daemon's log ---\n{log}")
+            tail = "\n".join(log.splitlines()[-LOG_LINES_SHOWN:])
+            sys.stderr.write(f"--- the end of the daemon's log ---\n{tail}\n")
         elif problem:
             raise DaemonFailed(f"{problem}\n{log}")
 

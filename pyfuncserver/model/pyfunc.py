@@ -26,8 +26,6 @@ from pyfuncserver.errors import (
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Predictions
 from pyfuncserver.model.failure import model_failed
 
-MERLIN_METHODS = ("infer", "upiv1_infer", "preprocess", "upiv1_preprocess")
-
 
 class Protocol(str, Enum):
     """Stands in for ``merlin.protocol.Protocol`` where the model has not loaded that."""
@@ -50,14 +48,24 @@ def kind_of(model: Any) -> ModelKind:
     python_model = _python_model(model)
     if python_model is None:
         return ModelKind.PLAIN
-    if any(callable(getattr(python_model, name, None)) for name in ("infer", "upiv1_infer")) or all(
-        callable(getattr(python_model, name, None)) for name in ("preprocess", "upiv1_preprocess")
-    ):
-        # The SDK before 0.30 had ``infer`` behind a legacy ``predict``.
-        return ModelKind.MERLIN if _takes_context(python_model) else ModelKind.LEGACY
-    if _takes_context(python_model) or _is_contextless(model, python_model):
-        return ModelKind.PLAIN
-    return ModelKind.LEGACY
+    if _takes_context(python_model):
+        return ModelKind.MERLIN if _is_merlin(python_model) else ModelKind.PLAIN
+    return ModelKind.PLAIN if _is_contextless(model, python_model) else ModelKind.LEGACY
+
+
+def _is_merlin(python_model: Any) -> bool:
+    """Match the methods of the SDK's classes, not names that any model might have.
+
+    ``infer`` alone is not enough: the SDK's ``PyFuncV2Model`` and many a model of somebody's own
+    have it, and take what MLflow hands out. The SDK before UPI had it with ``initialize``.
+    """
+
+    def has(name: str) -> bool:
+        return callable(getattr(python_model, name, None))
+
+    if has("upiv1_infer") or (has("preprocess") and has("upiv1_preprocess")):
+        return True
+    return has("infer") and has("initialize") and not has("postprocess")
 
 
 def _python_model(model: Any) -> Any:

@@ -119,7 +119,7 @@ def test_the_host_dies_and_its_workers_serve_until_another_has_loaded(
             )
         assert load.tally.lost == []
         assert daemon.metric("pyfuncserver_model_generation") == 2
-        assert len(daemon.processes()) == 3
+        wait_until(lambda: len(daemon.processes()) == 3, 10, "the old workers are gone")
 
 
 @pytest.mark.parametrize("protocol", ["HTTP_JSON", "UPI_V1"])
@@ -148,7 +148,8 @@ def test_what_a_model_has_started_does_not_outlive_the_daemon(save_model) -> Non
 def test_stopping_under_load_loses_nothing(
     controlled_model: Path, client: str, sig: signal.Signals
 ) -> None:
-    with Daemon(controlled_model, env={**BOTH, "WORKERS": "2"}) as daemon:
+    env = {**BOTH, "WORKERS": "2", "LOG_LEVEL": "WARNING"}
+    with Daemon(controlled_model, env=env) as daemon:
         clients = {
             "http-keep-alive": http_client(daemon, keep_alive=True),
             "http-connect": http_client(daemon, keep_alive=False),

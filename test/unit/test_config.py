@@ -191,8 +191,11 @@ def test_full_name_is_made_of_name_and_version_unless_given() -> None:
 
 @pytest.mark.parametrize(
     ("protocols", "http", "upi", "pushes"),
-    [("HTTP_JSON", True, False, False), ("UPI_V1", False, True, True)]
-    + [("HTTP_JSON,UPI_V1", True, True, True)],
+    [
+        ("HTTP_JSON", True, False, False),
+        ("UPI_V1", False, True, True),
+        ("HTTP_JSON,UPI_V1", True, True, True),
+    ],
 )
 def test_pushing_needs_upi(protocols: str, http: bool, upi: bool, pushes: bool) -> None:
     given = read(f"--protocol={protocols}", "--pushgateway_enabled=true")

@@ -19,9 +19,12 @@ from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 
+from pyfuncserver.utils.sockets import ignore_new_connections
+
 log = logging.getLogger(__name__)
 
 LINGER_S = 0.5
+HANDSHAKE_S = 0.05
 POLL_S = 0.02
 
 
@@ -52,18 +55,26 @@ class _Tracked(tornado.httputil.HTTPMessageDelegate):
 class TrackingServer(HTTPServer):
     """An HTTPServer that knows which connections have a request in hand and which wait for one.
 
-    A connection is busy from the moment a request's head was read until its answer has been
-    flushed, which is when Tornado asks for the connection's next request.
+    A connection is fresh until Tornado asks for its first request, which is some turns of the loop
+    after it was accepted. It is busy from the moment a request's head was read until its answer
+    has been flushed, which is when Tornado asks for the connection's next request.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
+        self.fresh: set[IOStream] = set()
         self.busy: set[object] = set()
-        self.waiting: dict[object, float] = {}
+        self.waiting: dict[HTTP1ServerConnection, float] = {}
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        self.fresh.add(stream)
+        super().handle_stream(stream, address)
 
     def start_request(
         self, server_conn: object, request_conn: tornado.httputil.HTTPConnection
     ) -> tornado.httputil.HTTPMessageDelegate:
+        assert isinstance(server_conn, HTTP1ServerConnection)
+        self.fresh.discard(server_conn.stream)
         self.busy.discard(server_conn)
         self.waiting[server_conn] = time.monotonic()
         return _Tracked(super().start_request(server_conn, request_conn), self, server_conn)
@@ -71,7 +82,8 @@ class TrackingServer(HTTPServer):
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
         self.busy.discard(server_conn)
-        self.waiting.pop(server_conn, None)
+        if isinstance(server_conn, HTTP1ServerConnection):
+            self.waiting.pop(server_conn, None)
 
 
 class HttpFront:
@@ -125,7 +137,7 @@ class HttpFront:
         when what waits in it has been accepted.
         A connection without a request stays a moment, since one may be on its way.
         """
-        self._stop_accepting(last)
+        await self._stop_accepting(last)
         self._server.conn_params.no_keep_alive = True
         started = time.monotonic()
         # Tornado has no event for this.
@@ -135,9 +147,14 @@ class HttpFront:
         await self._server.close_all_connections()
         return is_done
 
-    def _stop_accepting(self, last: bool) -> None:
+    async def _stop_accepting(self, last: bool) -> None:
         if not self._accepting:
             return
+        if last:
+            # Nobody may connect between the last accept and the end of the socket: the kernel would
+            # say yes to him, and then reset him.
+            ignore_new_connections(self._listener)
+            await asyncio.sleep(HANDSHAKE_S)
         self._accepting = False
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         if last:
@@ -157,6 +174,5 @@ class HttpFront:
             if connection in server.busy:
                 continue
             if now - max(since, waiting_since) >= LINGER_S:
-                assert isinstance(connection, HTTP1ServerConnection)
                 connection.stream.close()
-        return bool(server.waiting)
+        return bool(server.fresh or server.waiting)

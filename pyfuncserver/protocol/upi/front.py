@@ -7,6 +7,7 @@ connection stays with its worker, so it is given an age, at which the client mak
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -93,13 +94,30 @@ class UpiFront:
         """Answer NOT_SERVING to every health check from now on; requests are still answered."""
         self._health.enter_graceful_shutdown()
 
-    def drain(self, timeout_s: float) -> bool:
-        """Take no new calls, finish those at hand; False where that took too long. Blocks."""
+    def drain(self, timeout_s: float, last: bool) -> bool:
+        """Take no new calls, finish those at hand; False where that took too long. Blocks.
+
+        ``last`` says that every worker drains: then answers also wait until none of them listens,
+        or a client that gets its answer here would bring its next call to one that is closing.
+        """
         self.tell_not_serving()
         self._gate.close()
         stopped = self._server.stop(grace=timeout_s)
+        if last:
+            _wait_until_refused(self._port, self._gate.LONGEST_S)
         self._gate.open()
         return bool(stopped.wait(timeout_s + 1))
+
+
+def _wait_until_refused(port: int, timeout_s: float) -> None:
+    """Return when no process of this host listens on the port any more."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=timeout_s).close()
+        except OSError:
+            return
+        time.sleep(0.005)
 
 
 def _options(given: Mapping[str, int | str]) -> dict[str, int | str]:
@@ -142,7 +160,7 @@ class Gate:
 
     def pass_through(self) -> None:
         """Let an answer go, or wait for the gate to open."""
-        self._is_open.wait(2 * self.LONGEST_S)
+        self._is_open.wait(3 * self.LONGEST_S)
 
     def close(self) -> None:
         """Hold answers from now on; return when no call has come for a while."""

@@ -16,6 +16,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pyfuncserver.codec import json
 
 UTC = datetime.timezone.utc
@@ -124,7 +125,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "longdouble strided": (np.array([1.5, 2, 3], dtype=np.longdouble)[::2], [1.5, 3.0]),
     "bools": (np.array([True, False]), [True, False]),
     "uint64 array": (np.array([2**64 - 1], dtype="u8"), [2**64 - 1]),
-    "nan array": (np.array([1, math.nan, math.inf, -math.inf]), [1, None, None, None]),
+    "nan array": (np.array([1, math.nan, math.inf, -math.inf]), [1.0, None, None, None]),
     "strings": (np.array(["a", "ä"]), ["a", "ä"]),
     "byte strings": (np.array([b"a"]), [{"b64": "YQ=="}]),
     "objects": (OBJECTS, [1, "a", None, {"b64": "AA=="}]),
