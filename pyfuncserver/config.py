@@ -84,6 +84,7 @@ class Config(BaseSettings):
     """What the daemon was told. Immutable; made by :func:`read`."""
 
     model_config = SettingsConfigDict(
+        case_sensitive=True,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -287,7 +288,7 @@ class Config(BaseSettings):
     @classmethod
     def _parse_json_object(cls, value: object) -> object:
         if isinstance(value, str):
-            value = json.loads(value)
+            value = _parse_json(value)
             if not isinstance(value, dict):
                 raise ValueError("is not a JSON object")
         return value
@@ -330,6 +331,13 @@ class Config(BaseSettings):
     def needs_monitor(self) -> bool:
         """Tell whether the workers leave anything to do: HTTP, where they speak none, or pushes."""
         return self.pushes_metrics or not self.speaks_http
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
 
 
 class Setting(NamedTuple):
@@ -425,7 +433,6 @@ def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
         source = f"--{row.field}" if given is not None else _variable_in_use(row)
         raw = given if given is not None else os.environ.get(source, "")
         why = problem["msg"].removeprefix("Value error, ")
-        why = "is not JSON" if "JSON" not in why and _is_bad_json(row, raw) else why
         lines[row.field] = (
             f"{source}={_short(raw)} is not allowed: {why}; allowed: {row.allowed}".replace("`", "")
         )
@@ -436,16 +443,6 @@ def _variable_in_use(row: Setting) -> str:
     return next(
         (name for name in (row.variable, *row.aliases) if os.environ.get(name)), row.variable
     )
-
-
-def _is_bad_json(row: Setting, raw: str) -> bool:
-    if "JSON" not in row.allowed:
-        return False
-    try:
-        json.loads(raw)
-    except ValueError:
-        return True
-    return False
 
 
 def _short(raw: str, limit: int = 120) -> str:

@@ -38,8 +38,12 @@ class Ports:
 def open_ports(config: Config) -> Ports:
     """Open what the configuration asks for. Raises: StartupError that names the port."""
     http = _bind("CARAML_HTTP_PORT", config.http_port)
-    http.listen(BACKLOG)
-    return Ports(http, _reserve(config.grpc_port) if config.speaks_upi else None)
+    try:
+        http.listen(BACKLOG)
+        return Ports(http, _reserve(config.grpc_port) if config.speaks_upi else None)
+    except BaseException:
+        http.close()
+        raise
 
 
 def _reserve(number: int) -> socket.socket:
@@ -52,9 +56,10 @@ def _reserve(number: int) -> socket.socket:
 
 def _bind(name: str, number: int, shared: bool = False) -> socket.socket:
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Either, never both: with SO_REUSEADDR on two sockets that do not listen, the probe of a second
+    # daemon would not see the port that a first one has reserved.
+    option = socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR
+    bound.setsockopt(socket.SOL_SOCKET, option, 1)
     try:
         bound.bind((ADDRESS, number))
     except OSError as error:

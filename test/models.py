@@ -425,7 +425,7 @@ class Crashing(mlflow.pyfunc.PythonModel):
 
 
 class PublicUpi(mlflow.pyfunc.PythonModel):
-    """Answers with messages of the public UPI package, imported at load, at the call, or from a path.
+    """Answers with messages of the public UPI package, imported at load, or call, or from a path.
 
     It says in `prediction_context` whether the request was of the package's own class.
     """

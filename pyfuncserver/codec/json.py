@@ -73,9 +73,11 @@ def _plain(value: Any) -> Any:
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+            field.name: _plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not field.name.startswith("_")  # as orjson does
         }
-    if isinstance(value, np.ndarray):
+    if type(value) is np.ndarray:
         return [_plain(item) for item in value] if value.ndim else _plain(value[()])
     return _plain(_simplify(value))
 
@@ -136,12 +138,15 @@ def _mapping(value: Mapping) -> dict[Any, Any]:  # type: ignore[type-arg]  # nee
 def _frame(value: pd.DataFrame) -> list[dict[str, Any]]:
     columns = [value.iloc[:, place].tolist() for place in range(value.shape[1])]
     names = [_key(name) for name in value.columns]
+    if len(set(names)) < len(names):
+        raise ValueError("two columns of a frame have one name, so its records would lose one")
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 @_simplify.register(pd.Series)
 @_simplify.register(pd.Index)
-def _series(value: pd.Series[Any] | pd.Index[Any]) -> list[Any]:
+@_simplify.register(pd.api.extensions.ExtensionArray)
+def _series(value: Any) -> list[Any]:
     return list(value.tolist())
 
 
@@ -151,6 +156,8 @@ def _array(value: np.ndarray[Any, Any]) -> Any:
 
     orjson would write ``NaT`` as 1970-01-01, so dates go the other way.
     """
+    if type(value) is not np.ndarray:  # a matrix never has fewer than two dimensions
+        return value.tolist()
     if value.ndim == 0:
         return _simplify(value[()])
     if value.dtype.kind in "biuf" and value.flags.c_contiguous and value.dtype.isnative:

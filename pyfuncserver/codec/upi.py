@@ -173,29 +173,67 @@ def _frame(values: Any) -> pd.DataFrame:
         return values.to_frame(name="output_0" if values.name is None else values.name)
     if isinstance(values, dict):
         return pd.DataFrame(values)
-    array = np.asarray(values)
-    if array.ndim > 2:
-        raise ValueError(f"an answer of {array.ndim} dimensions does not fit into a table")
-    frame = pd.DataFrame(array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1))
-    frame.columns = pd.Index([f"output_{number}" for number in range(frame.shape[1])])
+    if isinstance(values, np.ndarray) and values.ndim > 2:
+        raise ValueError(f"an answer of {values.ndim} dimensions does not fit into a table")
+    if isinstance(values, np.ndarray) and values.ndim:
+        frame = pd.DataFrame(values)
+    else:
+        # Not through an array, which would make one type of what has several.
+        rows = list(values) if isinstance(values, list | tuple) else [values]
+        frame = _frame_of_rows(rows)
+    if all(isinstance(name, int) for name in frame.columns):
+        frame.columns = pd.Index([f"output_{number}" for number in frame.columns], dtype=object)
     return frame
+
+
+def _frame_of_rows(rows: list[Any]) -> pd.DataFrame:
+    if not rows:
+        return pd.DataFrame({0: pd.Series(dtype="float64")})
+    if isinstance(rows[0], dict):
+        return pd.DataFrame(rows)
+    cells = [_cells(row) for row in rows]
+    if len({len(row) for row in cells}) > 1:
+        raise ValueError("the rows of the answer have several lengths")
+    columns = zip(*cells, strict=True)
+    return pd.DataFrame(
+        {place: pd.Series(column, dtype=object) for place, column in enumerate(columns)}
+    )
+
+
+def _cells(row: Any) -> list[Any]:
+    if isinstance(row, np.ndarray):
+        return list(row.reshape(-1).tolist())
+    return list(row) if isinstance(row, list | tuple) else [row]
 
 
 def _typed(name: str, column: pd.Series[Any]) -> tuple[int, list[Any]]:
     """Choose a column's type; give its values as plain Python, nulls as None."""
     values = [
-        None if null else value for value, null in zip(column.tolist(), column.isna(), strict=True)
+        None if null else value
+        for value, null in zip(column.tolist(), column.isna().tolist(), strict=True)
     ]
     present = [value for value in values if value is not None]
-    if all(isinstance(value, bool | int | np.integer | np.bool_) for value in present) and present:
+    if _is_integer(column, present):
         if not all(INT64_MIN <= value <= INT64_MAX for value in present):
             raise ValueError(f"column {name!r} holds an integer beyond 64 bits")
         return INTEGER, [None if value is None else int(value) for value in values]
-    if pd.api.types.is_numeric_dtype(column.dtype) or (
-        present and all(isinstance(value, int | float | np.number) for value in present)
-    ):
+    if _is_number(column, present):
         return DOUBLE, [None if value is None else float(value) for value in values]
     return STRING, [None if value is None else _text(name, value) for value in values]
+
+
+def _is_integer(column: pd.Series[Any], present: list[Any]) -> bool:
+    kind = column.dtype
+    if pd.api.types.is_integer_dtype(kind) or pd.api.types.is_bool_dtype(kind):
+        return True
+    whole = bool | int | np.integer | np.bool_
+    return bool(present) and all(isinstance(value, whole) for value in present)
+
+
+def _is_number(column: pd.Series[Any], present: list[Any]) -> bool:
+    if pd.api.types.is_float_dtype(column.dtype):
+        return True
+    return bool(present) and all(isinstance(value, int | float | np.number) for value in present)
 
 
 def _text(name: str, value: Any) -> str:

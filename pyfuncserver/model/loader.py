@@ -35,11 +35,13 @@ def load(address: str) -> LoadedModel:
     directory = _local_directory(address)
     started = time.monotonic()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow would give its loggers, and some of others, a handler and a format of its own.
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     try:
         import mlflow.pyfunc
 
         model = mlflow.pyfunc.load_model(str(directory))
-    except (Exception, SystemExit) as error:  # the user's model
+    except BaseException as error:  # the user's model: it may call sys.exit, or panic in Rust
         log.debug("loading %s failed", address, exc_info=error)
         raise StartupError(f"the model {address} cannot be loaded: {_cause(error)}") from error
     loader_module = str(model.loader_module)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -81,9 +82,23 @@ def _parameters(python_model: Any) -> list[inspect.Parameter]:
 
 
 def _takes_context(python_model: Any) -> bool:
-    """Match ``(context, model_input)``, and MLflow's later ``(context, model_input, params)``."""
-    names = [parameter.name for parameter in _parameters(python_model)]
-    return names[:2] == ["context", "model_input"] and names[2:] in ([], ["params"])
+    """Match ``(context, model_input)``, by whatever names, and MLflow's later ``params`` beside it.
+
+    MLflow passes both by position. ``(body, headers)`` is a legacy signature.
+    """
+    parameters = [p for p in _parameters(python_model) if p.name != "params"]
+    required = [p for p in parameters if _is_required(p)]
+    if len(required) != 2 or parameters[:2] != required:
+        return False
+    is_named = required[0].name == "context"
+    return is_named or (len(parameters) == 2 and required[1].name != "headers")
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind in (
+        parameter.POSITIONAL_ONLY,
+        parameter.POSITIONAL_OR_KEYWORD,
+    )
 
 
 def _is_contextless(model: Any, python_model: Any) -> bool:
@@ -118,7 +133,7 @@ class PyFuncRunner:
             return answer(call)
         except ServingError:
             raise
-        except (Exception, SystemExit) as error:  # the user's model
+        except BaseException as error:  # the user's model: it may call sys.exit, or panic in Rust
             raise _failure(error, call) from error
 
 
@@ -142,7 +157,7 @@ def _aborted_with(error: BaseException, context: Any) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    for attribute in ("reason", "detail", "log_message"):
+    for attribute in ("reason", "detail"):
         value = getattr(error, attribute, None)
         if value:
             return str(value)
@@ -232,14 +247,14 @@ def _plain(model: Any) -> dict[Form, Callable[[Call], Answer]]:
             return parse_tf_serving_input({key: body[key]}, schema=schema)
         except MlflowException as error:
             column = _unreadable_column(body[key], schema)
-            raise InvalidInput(column or _public_message(error)) from error
+            raise InvalidInput(column or _public_message(error, schema, body[key])) from error
 
     def predict(data: Any, params: Any) -> Any:
         try:
             return model.predict(data, params=params) if params else model.predict(data)
         except MlflowException as error:
             if _refused_by_signature(error.__traceback__):
-                raise InvalidInput(_public_message(error)) from error
+                raise InvalidInput(_public_message(error, schema, data, params)) from error
             raise
 
     def over_http(call: Call) -> Answer:
@@ -285,16 +300,19 @@ def _unreadable_column(data: Any, schema: Any) -> str:
 
     if schema is None or not schema.has_input_names():
         return ""
-    records = data if isinstance(data, list) else [data]
     for spec in schema.inputs:
-        for record in records:
-            if not isinstance(record, dict) or spec.name not in record:
-                continue
-            try:
-                parse_tf_serving_input({"inputs": {spec.name: record[spec.name]}}, Schema([spec]))
-            except MlflowException:
-                kind = getattr(spec.type, "name", None) or spec.type
-                return f"Column {spec.name!r} holds what cannot be read as {kind}"
+        if isinstance(data, dict) and spec.name in data:
+            values = data[spec.name]
+        elif isinstance(data, list):
+            rows = [row for row in data if isinstance(row, dict)]
+            values = [row[spec.name] for row in rows if spec.name in row]
+        else:
+            continue
+        try:
+            parse_tf_serving_input({"inputs": {spec.name: values}}, Schema([spec]))
+        except MlflowException:
+            kind = getattr(spec.type, "name", None) or spec.type
+            return f"Column {spec.name!r} holds what cannot be read as {kind}"
     return ""
 
 
@@ -324,11 +342,31 @@ def _refused_by_signature(traceback: TracebackType | None) -> bool:
     return False
 
 
-def _public_message(error: BaseException) -> str:
-    """Say what was wrong without the client's data, which MLflow puts into its own text."""
-    inner = error.__context__
-    cause = (
-        inner if inner is not None and "Failed to enforce schema of data" in str(error) else error
-    )
-    message = getattr(cause, "message", None) or str(cause)
-    return " ".join(str(message).split())
+_QUOTED = re.compile(r"(['\"`])(.*?)\1")
+
+
+def _public_message(error: BaseException, schema: Any, *data: Any) -> str:
+    """Say what was wrong without the client's values, which MLflow puts into its own text.
+
+    What it quotes is left out, unless it is the name of a column.
+    """
+    is_wrapped = "Failed to enforce schema of data" in str(error)
+    cause = error.__context__ if is_wrapped and error.__context__ is not None else error
+    message = " ".join(str(getattr(cause, "message", None) or cause).split())
+    names = set(_names(schema))
+    for part in data:
+        names.update(_names_in(part))
+    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[2] in names else "'...'", message)
+
+
+def _names(schema: Any) -> list[str]:
+    if schema is None or not schema.has_input_names():
+        return []
+    return [str(name) for name in schema.input_names()]
+
+
+def _names_in(data: Any) -> list[str]:
+    """List the columns that a client has named."""
+    if isinstance(data, list) and data:
+        data = data[0]
+    return [str(name) for name in data] if isinstance(data, dict) else []

@@ -98,7 +98,7 @@ class Handler(tornado.web.RequestHandler):
             self.send(Reply(v1.error_body(cause.http_status, str(cause)), cause.http_status))
             return
         if isinstance(cause, tornado.web.HTTPError):
-            reason = cause.reason or cause.log_message or _phrase(status_code)
+            reason = cause.reason or _phrase(status_code)
         else:
             error_id = uuid.uuid4().hex
             log.error("an internal error, error_id=%s", error_id, exc_info=cause)

@@ -15,7 +15,6 @@ from pyfuncserver.codec import upi
 STRING = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
 DOUBLE = descriptor_pb2.FieldDescriptorProto.TYPE_DOUBLE
 INT64 = descriptor_pb2.FieldDescriptorProto.TYPE_INT64
-INT32 = descriptor_pb2.FieldDescriptorProto.TYPE_INT32
 UINT32 = descriptor_pb2.FieldDescriptorProto.TYPE_UINT32
 BOOL = descriptor_pb2.FieldDescriptorProto.TYPE_BOOL
 TIMESTAMP, STRUCT = ".google.protobuf.Timestamp", ".google.protobuf.Struct"
@@ -69,7 +68,8 @@ MESSAGES: dict[str, list[tuple[str, int, Any]]] = {
         ("input", 10, "ModelInput"),
         ("output", 11, "ModelOutput"),
         ("request_timestamp", 20, TIMESTAMP),
-        ("table_schema_version", 100, INT32),
+        # CONTRACTS says int32, but the public package, which is what clients have, says uint32.
+        ("table_schema_version", 100, UINT32),
     ],
     "ModelInput": [
         ("features_table", 1, None),
@@ -452,7 +452,7 @@ def test_rows_of_another_number_than_the_requests_have_ids_of_their_own() -> Non
     ("answer", "words"),
     [
         (np.zeros((1, 1, 1)), "3 dimensions"),
-        ([[1], [1, 2]], "inhomogeneous"),
+        ([[1], [1, 2]], "several lengths"),
         ({"a": [1], "b": [1, 2]}, "same length"),
         (np.array([2**63], dtype="u8"), "'output_0' holds an integer beyond 64 bits"),
         ([b"x"], "'output_0' holds a bytes"),
@@ -472,3 +472,9 @@ def test_frame_of_an_answer_is_the_answer() -> None:
     assert frame["d"].tolist()[0] == 0.5
     assert frame["i"].tolist() == [1, 2]
     assert frame["s"].tolist() == ["x", None]
+
+
+def test_the_http_mapping_is_annotated() -> None:
+    service = upi.private_pool().FindServiceByName(upi.SERVICE)
+    options = service.methods_by_name[upi.METHOD].GetOptions().SerializeToString()
+    assert b"/v1/predict" in options
