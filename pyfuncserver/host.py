@@ -20,6 +20,7 @@ from pyfuncserver.config import ModelLoading
 from pyfuncserver.errors import StartupError
 from pyfuncserver.metrics import instruments
 from pyfuncserver.model import loader
+from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.utils import logs, processes
 from pyfuncserver.worker import Place
 
@@ -47,16 +48,17 @@ def run(place: Place, generation: int, reports: Reports, commands: int | None) -
     processes.die_with_parent(signal.SIGKILL)
     instruments.install(f"host{generation % 2}" if is_host else str(place.slot))
     try:
-        model = loader.load(place.config.model_dir)
-        worker.preload()
+        loaded = loader.load(place.config.model_dir)
+        runner = PyFuncRunner(loaded.pyfunc, loaded.loader_module)
+        worker.preload(place.config)
         _settle_heap()
         if commands is not None:
             if _may_fork(place.config.model_loading):
                 reports.send("loaded", generation=generation)
-                return _fork_on_command(place, model, reports, commands)
+                return _fork_on_command(place, runner, reports, commands)
             reports.send("unforkable", generation=generation, slot=place.slot)
         processes.die_with_parent(0)
-        return _serve(place, model, reports)
+        return _serve(place, runner, reports)
     except StartupError as error:
         reports.send("failed", reason=str(error)[:MAX_REASON])
         return 1
@@ -89,13 +91,11 @@ def _may_fork(wish: ModelLoading) -> bool:
     return False
 
 
-def _serve(place: Place, model: loader.LoadedModel, reports: Reports) -> int:
-    return worker.run(place, model, lambda: reports.send("ready", slot=place.slot))
+def _serve(place: Place, runner: PyFuncRunner, reports: Reports) -> int:
+    return worker.run(place, runner, lambda: reports.send("ready", slot=place.slot))
 
 
-def _fork_on_command(
-    place: Place, model: loader.LoadedModel, reports: Reports, commands: int
-) -> int:
+def _fork_on_command(place: Place, runner: PyFuncRunner, reports: Reports, commands: int) -> int:
     """Fork a worker for each slot number that comes, one a line, until nobody can send any."""
     pending = b""
     while True:
@@ -105,15 +105,15 @@ def _fork_on_command(
             return 0
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
-            _fork_worker(replace(place, slot=int(line)), model, reports, commands)
+            _fork_worker(replace(place, slot=int(line)), runner, reports, commands)
 
 
-def _fork_worker(place: Place, model: loader.LoadedModel, reports: Reports, commands: int) -> None:
+def _fork_worker(place: Place, runner: PyFuncRunner, reports: Reports, commands: int) -> None:
     def be_worker() -> int:
         reports.send("started", slot=place.slot)
         os.close(commands)
         try:
-            return _serve(place, model, reports)
+            return _serve(place, runner, reports)
         except StartupError as error:
             reports.send("failed", reason=str(error)[:MAX_REASON])
             return 1

@@ -41,8 +41,8 @@ MONITOR_STOP_S = 30.0
 
 
 def slots_of(config: Config) -> int:
-    """Count the places for workers: two generations may stand side by side for a while."""
-    return 2 * config.workers
+    """Count the places for workers: two generations may stand side by side, and one is reserved."""
+    return 2 * config.workers + 1
 
 
 class Loading(Enum):
@@ -62,6 +62,8 @@ class Generation:
     host_pid: int = 0
     commands: int = -1
     """Descriptor by which the host is told to fork."""
+    reserved: int = -1
+    """The slot that is kept for the host until it has decided not to serve itself."""
 
     @property
     def can_start_workers(self) -> bool:
@@ -121,9 +123,8 @@ class Supervisor:
         with _signals() as (wakeup, selector):
             selector.register(self._reports, selectors.EVENT_READ)
             try:
-                self._next = self._load(1)
                 while True:
-                    self._converge(time.monotonic())
+                    self._try_to_converge(time.monotonic())
                     selector.select(self._seconds_to_wait(time.monotonic()))
                     for number in _drained(wakeup):
                         self._on_signal(number)
@@ -134,6 +135,16 @@ class Supervisor:
                 self._kill_all()
 
     # What should be
+
+    def _try_to_converge(self, now: float) -> None:
+        """Converge; what the system refuses now (processes, descriptors) it may grant later."""
+        try:
+            self._converge(now)
+        except OSError as error:
+            if not any(worker.state is State.READY for worker in self._workers):
+                raise StartupError(f"the system refuses a process or a pipe: {error}") from None
+            log.error("the system refuses a process or a pipe, trying again: %s", error)
+            self._not_before = now + RETRY_DELAY_S
 
     def _converge(self, now: float) -> None:
         if self._stop_signal:
@@ -148,13 +159,20 @@ class Supervisor:
                 self._forget(worker)
         if now < self._not_before:
             return
-        if self._current is not None and not self._current.can_start_workers and not self._next:
-            log.warning("loading the model anew, since its host is gone")
-            self._next = self._load(self._current.number + 1)
+        if self._next is None and (self._current is None or not self._current.can_start_workers):
+            self._load_next()
         for generation in (self._current, self._next):
             if generation is not None and generation.can_start_workers:
                 for _ in range(self._config.workers - len(self._serving(generation))):
                     self._start_worker(generation)
+
+    def _load_next(self) -> None:
+        """Load the model, for the first time or because nobody is left who could fork it."""
+        if self._current is None:
+            self._next = self._load(1)
+        elif len(self._workers) <= self._config.workers:  # else places have to become free first
+            log.warning("loading the model anew, since its host is gone")
+            self._next = self._load(self._current.number + 1)
 
     def _serving(self, generation: Generation) -> list[Worker]:
         """List a generation's workers, less those that are on their way out."""
@@ -221,15 +239,19 @@ class Supervisor:
         if not self._is_adopting:
             log.warning("this system has no subreapers: each worker loads its own model")
             return Generation(number, Loading.SEPARATE)
-        commands, commands_in = os.pipe()
-        generation = Generation(number, Loading.UNDECIDED, commands=commands_in)
         # The slot is for a host that finds it must not fork: then it serves as a worker itself.
         slot = self._free_slot()
-        generation.host_pid = self._fork(
-            lambda: self._run_host(slot, number, commands), but_close=(commands_in,)
-        )
-        os.close(commands)
-        return generation
+        commands, commands_in = os.pipe()
+        try:
+            host_pid = self._fork(
+                lambda: self._run_host(slot, number, commands), but_close=(commands_in,)
+            )
+        except OSError:
+            os.close(commands_in)
+            raise
+        finally:
+            os.close(commands)
+        return Generation(number, Loading.UNDECIDED, host_pid, commands_in, reserved=slot)
 
     def _run_host(self, slot: int, generation: int, commands: int | None) -> int:
         # Imported by the child alone: the supervisor never has the weight of what this brings.
@@ -242,18 +264,21 @@ class Supervisor:
         slot = self._free_slot()
         worker = Worker(slot, generation, time.monotonic())
         directory.retire(self._metrics_dir, str(slot))
-        self._workers.append(worker)
         if generation.loading is Loading.FORKED:
             try:
                 os.write(generation.commands, f"{slot}\n".encode())
-            except BrokenPipeError:  # the host has just died; its burial follows
-                self._forget(worker)
-            return
-        worker.pid = self._fork(lambda: self._run_host(slot, generation.number, None))
+            except BrokenPipeError:
+                log.debug("the host has just died; its burial follows")
+                return
+        else:
+            worker.pid = self._fork(lambda: self._run_host(slot, generation.number, None))
+        self._workers.append(worker)
         self._show(worker)
 
     def _free_slot(self) -> int:
+        """Find a place; there is one, for no more than two generations stand side by side."""
         taken = {worker.slot for worker in self._workers}
+        taken.update(g.reserved for g in (self._current, self._next) if g is not None)
         return next(n for n in range(self._scoreboard.size) if n not in taken)
 
     def _start_monitor(self) -> None:
@@ -278,10 +303,7 @@ class Supervisor:
                 os.close(descriptor)
             return child()
 
-        try:
-            return processes.fork(clean_child)
-        except OSError as error:
-            raise StartupError(f"no process can be made: {error}") from None
+        return processes.fork(clean_child)
 
     # Hearing
 
@@ -339,6 +361,7 @@ class Supervisor:
         generation = self._next
         if generation is None or generation.number != number:
             return
+        generation.reserved = -1
         if can_fork:
             generation.loading = Loading.FORKED
             return
@@ -439,7 +462,7 @@ class Supervisor:
 
     def _stop_in_steps(self, now: float) -> None:
         """Workers first; then, with nothing more to count, the hosts and the monitor."""
-        if now < self._drain_at:
+        if now < self._drain_at and self._kill_at == float("inf"):
             return
         if self._kill_at == float("inf"):
             self._kill_at = now + self._config.drain_timeout_sec + KILL_MARGIN_S
@@ -448,7 +471,7 @@ class Supervisor:
                     _kill(generation.host_pid, signal.SIGKILL)
             for worker in self._workers:
                 self._drain(worker)
-            self._drain_at = 0.0
+            self._drain_at = float("inf")
         live = [worker for worker in self._workers if worker.pid]
         if live and now < self._kill_at:
             return

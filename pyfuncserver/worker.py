@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 
+from pyfuncserver.codec import upi
 from pyfuncserver.config import Config
 from pyfuncserver.metrics import instruments
-from pyfuncserver.model.loader import LoadedModel
 from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.ports import Ports
@@ -40,19 +41,18 @@ class Place:
     """A descriptor at whose end the supervisor is gone."""
 
 
-def run(place: Place, model: LoadedModel, when_ready: Callable[[], None]) -> int:
+def run(place: Place, runner: PyFuncRunner, when_ready: Callable[[], None]) -> int:
     """Serve until told to stop, then drain. Gives the exit status: 0, or 1 if requests were cut.
 
     Raises: StartupError where a port cannot be bound.
     """
     logs.set_role(f"worker-{place.slot}")
     instruments.set_identity(str(place.slot))
-    runner = PyFuncRunner(model.pyfunc)
-    return asyncio.run(_Worker(place, model, runner).serve(when_ready))
+    return asyncio.run(_Worker(place, runner).serve(when_ready))
 
 
 class _Worker:
-    def __init__(self, place: Place, model: LoadedModel, runner: PyFuncRunner) -> None:
+    def __init__(self, place: Place, runner: PyFuncRunner) -> None:
         self._place = place
         config = place.config
         meters = instruments.Instruments()
@@ -62,7 +62,7 @@ class _Worker:
             config.full_name,
             config.project,
             runner.kind.value,
-            model.loader_module,
+            runner.loader_module,
         ).set(1)
         service = InferenceService({config.full_name: runner}, meters)
         self._http = self._http_front(service) if config.speaks_http else None
@@ -136,6 +136,11 @@ class _Worker:
         return is_clean
 
 
-def preload() -> None:
-    """Import what a worker needs, so that workers share it instead of importing it each."""
-    from pyfuncserver.protocol.upi import front  # noqa: F401  (grpc starts nothing when imported)
+def preload(config: Config) -> None:
+    """Import what a worker needs, so that workers share it instead of importing it each.
+
+    Call it when the model has been loaded: which UPI messages are used depends on what it brings.
+    """
+    if config.speaks_upi:
+        import_module("pyfuncserver.protocol.upi.front")  # grpc starts nothing when imported
+        upi.messages()

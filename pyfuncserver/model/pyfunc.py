@@ -116,7 +116,8 @@ def _is_contextless(model: Any, python_model: Any) -> bool:
 class PyFuncRunner:
     """Runs one loaded pyfunc model. ``kind`` and all that follows from it is decided here, once."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, loader_module: str = "") -> None:
+        self.loader_module = loader_module
         self.kind = kind_of(model)
         self._predict: dict[Form, Callable[[Call], Answer]] = {
             ModelKind.MERLIN: _merlin,

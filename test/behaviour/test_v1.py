@@ -24,6 +24,14 @@ def test_alive(daemon: Daemon) -> None:
     assert (answer.status, answer.body) == (200, b"Alive")
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/v1/models", "/v1/models/my.model-3-b"])
+def test_head_is_get_without_a_body(daemon: Daemon, path: str) -> None:
+    answer = daemon.http("HEAD", path)
+    assert (answer.status, answer.body) == (200, b"")
+    assert int(answer.headers["Content-Length"]) > 0
+    assert daemon.http("HEAD", daemon.predict_path).status == 405
+
+
 def test_models(daemon: Daemon) -> None:
     assert daemon.http("GET", "/v1/models").json() == {"models": ["my.model-3-b"]}
 
@@ -141,15 +149,16 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
         % (daemon.predict_path.encode(), len(body), body)
         for body in (b'{"do": "echo", "n": %d}' % n for n in range(5))
     )
-    with socket.create_connection(("127.0.0.1", daemon.http_port), timeout=10) as client:
+    with (
+        socket.create_connection(("127.0.0.1", daemon.http_port), timeout=10) as client,
+        client.makefile("rb") as stream,
+    ):
         client.sendall(requests)
         for number in range(5):
-            answer = http.client.HTTPResponse(client)
-            answer.begin()
-            # Each is read to its end without a buffer that would swallow the next one.
-            assert f'"n":{number}' in answer.read().decode()
-            if number == 0:
-                break
+            assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
+            headers = http.client.parse_headers(stream)
+            body = json.loads(stream.read(int(headers["Content-Length"])))
+            assert body == {"echo": {"do": "echo", "n": number}}
 
 
 def test_a_client_that_goes_leaves_the_server_well(daemon: Daemon) -> None:

@@ -25,6 +25,12 @@ def command(name: str, **numbers: float) -> object:
     return request
 
 
+def cpu_ticks(pid: int) -> int:
+    """Give the time that a process has used, in clock ticks (proc(5), utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def pid_over_http(daemon: Daemon) -> int:
     return int(daemon.predict({"do": "pid"}).json()["pid"])
 
@@ -203,6 +209,18 @@ def test_a_prediction_longer_than_the_drain_is_cut_and_the_daemon_ends(
             assert daemon.wait(10) == 0
         assert any("cut off" in line for line in daemon.log_lines())
         assert not daemon.processes()
+
+
+def test_stopping_waits_without_burning_the_processor(controlled_model: Path) -> None:
+    with Daemon(controlled_model, env={"WORKERS": "2"}) as daemon:
+        with contextlib.closing(daemon.connection()) as connection:
+            connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 3}')
+            wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+            before = cpu_ticks(daemon.pid)
+            daemon.terminate()
+            assert connection.getresponse().status == 200
+            assert cpu_ticks(daemon.pid) - before < 0.5 * os.sysconf("SC_CLK_TCK")
+        assert daemon.wait() == 0
 
 
 def test_readiness_turns_before_the_ports_close(controlled_model: Path) -> None:

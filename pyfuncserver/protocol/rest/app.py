@@ -11,6 +11,7 @@ import http
 import logging
 import uuid
 from asyncio import Future
+from collections.abc import Awaitable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,10 @@ class Handler(tornado.web.RequestHandler):
         if self.around.scoreboard.is_draining:
             self.set_header("Connection", "close")
         return super().finish(chunk)
+
+    def head(self, *args: str, **kwargs: str) -> Awaitable[None] | None:
+        """Answer as ``GET`` would; Tornado leaves the body out (RFC 9110, section 9.3.2)."""
+        return self.get(*args, **kwargs)
 
     def send(self, reply: Reply, content_type: str = v1.CONTENT_TYPE) -> None:
         """Send a reply whose status is an HTTP status."""
