@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import time
@@ -10,7 +11,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness import Daemon, DaemonFailed, run_daemon_expecting_exit, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from harness import (
+    Daemon,
+    DaemonFailed,
+    predict_values,
+    run_daemon_expecting_exit,
+    wait_until,
+)
 from load import Load, http_client, upi_client, wait_for_answers
 
 from pyfuncserver.codec import upi
@@ -188,8 +196,6 @@ def test_a_prediction_at_hand_is_finished_before_the_end(
                 assert b"slept" in answer.read()
         else:
             with daemon.channel() as channel:
-                from harness import predict_values
-
                 future = predict_values(channel).future(command("sleep", seconds=2.0), timeout=20)
                 wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
                 daemon.terminate()
@@ -226,8 +232,6 @@ def test_stopping_waits_without_burning_the_processor(controlled_model: Path) ->
 def test_readiness_turns_before_the_ports_close(controlled_model: Path) -> None:
     env = {**BOTH, "DRAIN_DELAY_SEC": "2", "WORKERS": "2"}
     with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
-
         health = health_pb2_grpc.HealthStub(channel)
         check = health_pb2.HealthCheckRequest
         path = f"/v1/models/{daemon.full_name}"
@@ -256,7 +260,7 @@ def test_a_second_signal_stops_at_once(controlled_model: Path) -> None:
         assert not daemon.processes()
 
 
-@pytest.mark.parametrize("do", ["raise", "unjsonable", "exit", "sleep"])
+@pytest.mark.parametrize("do", ["raise", "unjsonable", "sleep"])
 def test_one_bad_request_does_not_touch_the_others(controlled_model: Path, do: str) -> None:
     with Daemon(controlled_model, env={**BOTH, "WORKERS": "2"}) as daemon:
         with (
@@ -265,26 +269,7 @@ def test_one_bad_request_does_not_touch_the_others(controlled_model: Path, do: s
         ):
             wait_for_answers(load, 20)
             wait_for_answers(upi_load, 20)
-            if do == "exit":
-                # Whoever shares a connection's process with the one that exits is lost with it,
-                # so the steady clients are not asked here; see below.
-                load.stopping.set()
-                upi_load.stopping.set()
-                load.join()
-                upi_load.join()
-                with pytest.raises(OSError, match=r".*"):
-                    daemon.predict({"do": "exit"})
-                wait_until(lambda: len(daemon.worker_pids()) == 2, 5)
-                with pytest.raises(grpc.RpcError):
-                    daemon.upi(command("exit"))
-                wait_until(
-                    lambda: daemon.metric("pyfuncserver_worker_restarts_total", reason="exit") == 2,
-                    5,
-                )
-                wait_until(lambda: len(daemon.worker_pids()) == 2, 5)
-                assert daemon.predict({"do": "pid"}).status == 200
-                assert daemon.upi(command("pid")).prediction_context
-            elif do == "sleep":
+            if do == "sleep":
                 started = time.monotonic()
                 assert daemon.predict({"do": "sleep", "seconds": 5}).json()["slept"] == 5
                 assert 5 <= time.monotonic() - started < 8
@@ -300,10 +285,82 @@ def test_one_bad_request_does_not_touch_the_others(controlled_model: Path, do: s
         assert upi_load.tally.lost == []
 
 
-def test_probes_answer_while_long_predictions_run(controlled_model: Path) -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-    from harness import predict_values
+def test_a_model_that_exits_takes_only_its_own_worker(controlled_model: Path) -> None:
+    """What the worker that exits had in hand is lost with it; the other worker goes on."""
+    with Daemon(controlled_model, env={**BOTH, "WORKERS": "2"}) as daemon:
+        with contextlib.closing(daemon.connection()) as steady, daemon.channel() as steady_channel:
+            mine = daemon.predict({"do": "pid"}, connection=steady).json()["pid"]
+            other = connection_to_another(daemon, mine)
+            with contextlib.closing(other), pytest.raises(OSError, match=r".*"):
+                daemon.predict({"do": "exit"}, connection=other)
+            assert daemon.predict({"do": "pid"}, connection=steady).json() == {"pid": mine}
+            wait_until(lambda: len(daemon.worker_pids()) == 2, 5, "a replacement")
 
+            mine = daemon.upi(command("pid"), channel=steady_channel)
+            with pytest.raises(grpc.RpcError) as lost:
+                call_another(daemon, mine.prediction_context[0].integer_value, "exit")
+            assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert daemon.upi(command("pid"), channel=steady_channel) == mine
+            wait_until(lambda: len(daemon.worker_pids()) == 2, 5, "a replacement")
+        assert daemon.metric("pyfuncserver_worker_restarts_total", reason="exit") == 2
+
+
+def connection_to_another(daemon: Daemon, pid: int) -> http.client.HTTPConnection:
+    """Give a keep-alive connection that another worker than ``pid`` has."""
+    while True:
+        connection = daemon.connection()
+        if daemon.predict({"do": "pid"}, connection=connection).json()["pid"] != pid:
+            return connection
+        connection.close()
+
+
+def call_another(daemon: Daemon, pid: int, name: str) -> None:
+    """Send a command over a channel that another worker than ``pid`` has."""
+    while True:
+        with daemon.channel() as channel:
+            answer = daemon.upi(command("pid"), channel=channel)
+            if answer.prediction_context[0].integer_value != pid:
+                daemon.upi(command(name), channel=channel)
+                return
+
+
+def test_grpc_concurrency_bounds_what_runs_at_a_time(controlled_model: Path) -> None:
+    env = {"CARAML_PROTOCOL": "UPI_V1", "GRPC_CONCURRENCY": "2"}
+    with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
+        call = predict_values(channel)
+        started = time.monotonic()
+        futures = [call.future(command("sleep", seconds=0.5), timeout=10) for _ in range(4)]
+        assert all(future.result().prediction_context for future in futures)
+        assert 1.0 <= time.monotonic() - started < 1.5
+
+
+def test_reflection_lists_what_is_served(controlled_model: Path) -> None:
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+        ProtoReflectionDescriptorDatabase,
+    )
+
+    with (
+        Daemon(controlled_model, env={"CARAML_PROTOCOL": "UPI_V1"}) as daemon,
+        daemon.channel() as channel,
+    ):
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert set(database.get_services()) == {
+            "caraml.upi.v1.UniversalPredictionService",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+        file = database.FindFileContainingSymbol("caraml.upi.v1.UniversalPredictionService")
+        assert [method.name for method in file.service[0].method] == ["PredictValues"]
+        assert database.FindFileContainingSymbol("grpc.health.v1.Health").service
+        for service in ("", *database.get_services()):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert health_pb2_grpc.HealthStub(channel).Check(request).status == 1
+        with pytest.raises(grpc.RpcError) as unknown:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_probes_answer_while_long_predictions_run(controlled_model: Path) -> None:
     env = {**BOTH, "GRPC_CONCURRENCY": "1"}
     with (
         Daemon(controlled_model, env=env) as daemon,
