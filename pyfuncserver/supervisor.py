@@ -554,7 +554,8 @@ def _signals() -> Iterator[tuple[socket.socket, selectors.BaseSelector]]:
 
 
 def _drained(wakeup: socket.socket) -> list[int]:
+    """Give the signals that have come, each once: a wrapper that forwards may double them."""
     try:
-        return list(wakeup.recv(4096))
+        return sorted(set(wakeup.recv(4096)))
     except BlockingIOError:
         return []

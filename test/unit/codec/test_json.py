@@ -103,9 +103,9 @@ CASES: dict[str, tuple[Any, Any]] = {
     "str_": (np.str_("ä"), "ä"),
     "bytes_": (np.bytes_(b"\x00a"), {"b64": "AGE="}),
     "datetime64": (np.datetime64("2024-02-29T12:30:15"), "2024-02-29T12:30:15"),
-    "datetime64 NaT": (np.datetime64("NaT"), None),
+    "datetime64 NaT": (np.datetime64("NaT", "s"), None),
     "timedelta64": (np.timedelta64(1, "D"), "P1DT0H0M0S"),
-    "timedelta64 NaT": (np.timedelta64("NaT"), None),
+    "timedelta64 NaT": (np.timedelta64("NaT", "s"), None),
     # NumPy arrays
     "0-d": (np.array(1.5), 1.5),
     "0-d nan": (np.array(math.nan), None),
@@ -132,7 +132,10 @@ CASES: dict[str, tuple[Any, Any]] = {
     "arrays in objects": (np.array([np.arange(2), None], dtype=object), [[0, 1], None]),
     "dates": (np.array(["2024-02-29", "NaT"], dtype="M8[D]"), ["2024-02-29T00:00:00", None]),
     "dates in 2-d": (np.array([["NaT"]], dtype="M8[ns]"), [[None]]),
-    "durations": (np.array([1, "NaT"], dtype="m8[h]"), ["P0DT1H0M0S", None]),
+    "durations": (
+        np.array([np.timedelta64(1, "h"), np.timedelta64("NaT", "h")]),
+        ["P0DT1H0M0S", None],
+    ),
     "structured": (np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]), [[1, 2.5]]),
     "masked integers": (np.ma.array([1, 2], mask=[False, True]), [1, None]),
     # pandas
