@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import select
 import signal
 from dataclasses import dataclass, replace
 from typing import Any
@@ -97,9 +96,11 @@ def _serve(place: Place, runner: PyFuncRunner, reports: Reports) -> int:
 
 def _fork_on_command(place: Place, runner: PyFuncRunner, reports: Reports, commands: int) -> int:
     """Fork a worker for each slot number that comes, one a line, until nobody can send any."""
+    # The model may have set handlers of its own; one that reaps children would take our forks.
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     pending = b""
     while True:
-        select.select([commands], [], [])
         data = os.read(commands, 4096)
         if not data:
             return 0

@@ -53,6 +53,15 @@ class Loading(Enum):
     SEPARATE = "each loads its own"
 
 
+class Phase(Enum):
+    """Where the daemon stands between serving and its end."""
+
+    SERVING = "it serves"
+    ANNOUNCED = "it says that it is not ready, and serves (DRAIN_DELAY_SEC)"
+    DRAINING = "the workers finish what they have (DRAIN_TIMEOUT_SEC)"
+    CLOSING = "the monitor pushes what is left"
+
+
 @dataclass(eq=False)
 class Generation:
     """One load of the model, and the host that did it."""
@@ -113,9 +122,8 @@ class Supervisor:
         self._boot_failures = 0
         self._not_before = 0.0
         self._was_ready = False
-        self._stop_signal = 0
-        self._drain_at = float("inf")
-        self._kill_at = float("inf")
+        self._phase = Phase.SERVING
+        self._phase_ends = float("inf")
         self._is_adopting = processes.become_subreaper()
 
     def run(self) -> int:
@@ -147,7 +155,7 @@ class Supervisor:
             self._not_before = now + RETRY_DELAY_S
 
     def _converge(self, now: float) -> None:
-        if self._stop_signal:
+        if self._phase is not Phase.SERVING:
             self._stop_in_steps(now)
             return
         if not self._monitor_pid:
@@ -223,7 +231,7 @@ class Supervisor:
             raise StartupError(f"READY_FILE={str(path)!r} cannot be written: {error}") from None
 
     def _seconds_to_wait(self, now: float) -> float:
-        deadlines = [self._drain_at, self._kill_at]
+        deadlines = [self._phase_ends]
         if now < self._not_before:
             deadlines.append(self._not_before)
         deadlines += [w.asked_at + FORK_DEADLINE_S for w in self._workers if not w.pid]
@@ -311,13 +319,12 @@ class Supervisor:
         if number not in (signal.SIGTERM, signal.SIGINT):
             return
         name = signal.Signals(number).name
-        if self._stop_signal:
+        if self._phase is not Phase.SERVING:
             log.warning("%s again: stopping at once", name)
             raise Stop(128 + number)
         log.info("%s: stopping", name)
-        self._stop_signal = number
+        self._enter(Phase.ANNOUNCED, self._config.drain_delay_sec)
         self._scoreboard.set_draining()
-        self._drain_at = time.monotonic() + self._config.drain_delay_sec
         self._remove_ready_file()
 
     def _hear_and_bury(self) -> None:
@@ -348,6 +355,8 @@ class Supervisor:
             worker = self._in_slot(report["slot"])
             if worker is None or (worker.pid and worker.pid != pid):
                 log.debug("a report from a worker that is forgotten: %s", report)
+                if event == "started":
+                    _kill(pid, signal.SIGKILL)
             elif event == "not_forked":
                 self._forget(worker)
                 self._not_before = time.monotonic() + RETRY_DELAY_S
@@ -379,7 +388,7 @@ class Supervisor:
         worker.state = State.READY
         self._boot_failures = 0
         self._show(worker)
-        if self._stop_signal:
+        if self._phase in (Phase.DRAINING, Phase.CLOSING):
             self._drain(worker)
         self._write_ready_file()
 
@@ -393,7 +402,7 @@ class Supervisor:
             self._on_worker_death(worker, status, reason or how)
         elif pid == self._monitor_pid:
             self._monitor_pid = 0
-            if not self._stop_signal:
+            if self._phase is Phase.SERVING:
                 log.error("the monitor %s; starting another", how)
                 self._not_before = time.monotonic() + RETRY_DELAY_S
         elif any(g is not None and g.host_pid == pid for g in (self._current, self._next)):
@@ -403,7 +412,7 @@ class Supervisor:
 
     def _on_worker_death(self, worker: Worker, status: int, how: str) -> None:
         self._forget(worker)
-        if self._stop_signal or worker.state is State.DRAINING:
+        if self._phase is not Phase.SERVING or worker.state is State.DRAINING:
             if status:
                 log.error("worker %d (pid %d) %s", worker.slot, worker.pid, how)
             return
@@ -419,7 +428,7 @@ class Supervisor:
         assert generation is not None
         generation.host_pid = 0
         self._close_commands(generation)
-        if self._stop_signal:
+        if self._phase is not Phase.SERVING:
             return
         if generation is self._next:
             for worker in self._serving(generation):
@@ -460,37 +469,37 @@ class Supervisor:
             worker.state = State.DRAINING
             self._show(worker)
 
-    def _stop_in_steps(self, now: float) -> None:
-        """Workers first; then, with nothing more to count, the hosts and the monitor."""
-        if now < self._drain_at and self._kill_at == float("inf"):
-            return
-        if self._kill_at == float("inf"):
-            self._kill_at = now + self._config.drain_timeout_sec + KILL_MARGIN_S
-            for generation in (self._current, self._next):
-                if generation is not None and generation.loading is Loading.UNDECIDED:
-                    _kill(generation.host_pid, signal.SIGKILL)
-            for worker in self._workers:
-                self._drain(worker)
-            self._drain_at = float("inf")
-        live = [worker for worker in self._workers if worker.pid]
-        if live and now < self._kill_at:
-            return
-        for worker in live:
-            log.error("worker %d (pid %d) does not end; killing it", worker.slot, worker.pid)
-            _kill(worker.pid, signal.SIGKILL)
-        self._stop_monitor()
-        raise Stop(0)
+    def _enter(self, phase: Phase, seconds: float) -> None:
+        """Enter a phase that lasts so long at most."""
+        self._phase = phase
+        self._phase_ends = time.monotonic() + seconds
 
-    def _stop_monitor(self) -> None:
-        if not self._monitor_pid:
-            return
-        _kill(self._monitor_pid, signal.SIGTERM)
-        deadline = time.monotonic() + MONITOR_STOP_S
-        while time.monotonic() < deadline:
-            if any(pid == self._monitor_pid for pid, _ in _reap()):
-                return
-            time.sleep(0.01)
-        log.error("the monitor does not end; killing it")
+    def _stop_in_steps(self, now: float) -> None:
+        """Workers first; then, with nothing more to count, the monitor; then all that is left."""
+        is_over = now >= self._phase_ends
+        live = [worker for worker in self._workers if worker.pid]
+        if self._phase is Phase.ANNOUNCED and is_over:
+            self._enter(Phase.DRAINING, self._config.drain_timeout_sec + KILL_MARGIN_S)
+            for worker in live:
+                self._drain(worker)
+            self._kill_loading_host()
+            is_over = False
+        if self._phase is Phase.DRAINING and (is_over or not live):
+            for worker in live:
+                log.error("worker %d (pid %d) does not end; killing it", worker.slot, worker.pid)
+                _kill(worker.pid, signal.SIGKILL)
+            self._enter(Phase.CLOSING, MONITOR_STOP_S)
+            if self._monitor_pid:
+                _kill(self._monitor_pid, signal.SIGTERM)
+        if self._phase is Phase.CLOSING and (not self._monitor_pid or now >= self._phase_ends):
+            if self._monitor_pid:
+                log.error("the monitor does not end; killing it")
+            raise Stop(0)
+
+    def _kill_loading_host(self) -> None:
+        """End a load that nobody waits for any more."""
+        if self._next is not None and self._next.loading is Loading.UNDECIDED:
+            _kill(self._next.host_pid, signal.SIGKILL)
 
     def _kill_all(self) -> None:
         """Leave nothing behind: our children, and what they had started and we have adopted."""
