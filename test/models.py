@@ -460,3 +460,17 @@ class Accuser(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         raise MlflowException.invalid_parameter_value("the model found something")
+
+
+class Slow(mlflow.pyfunc.PythonModel):
+    """Makes the file that it is told to when its load begins, and never ends that load."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def load_context(self, context):
+        Path(self.mark).touch()
+        time.sleep(600)
+
+    def predict(self, context, model_input, params=None):
+        return model_input

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from harness import Daemon, daemon_environment, run_daemon_expecting_exit
+from harness import (
+    Daemon,
+    DaemonFailed,
+    daemon_environment,
+    run_daemon_expecting_exit,
+    wait_until,
+)
 
 
 def complaint(output: str) -> str:
@@ -145,3 +153,24 @@ def test_the_console_script_and_the_module_are_one(echo_model: Path) -> None:
 def test_a_flag_beats_its_variable(echo_model: Path) -> None:
     with Daemon(echo_model, env={"WORKERS": "2"}, flags=["--workers", "3"]) as daemon:
         assert len(daemon.worker_pids()) == 3
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_can_be_stopped_while_it_loads(save_model, tmp_path: Path, workers: str) -> None:
+    mark = tmp_path / "loading"
+    model = save_model(
+        f"slow_{workers}", lambda models, path: models.save(models.Slow(str(mark)), path)
+    )
+    daemon = Daemon(model, env={"WORKERS": workers})
+    starting = threading.Thread(target=enter, args=(daemon,), daemon=True)
+    starting.start()
+    wait_until(mark.exists, 20, "the load has begun")
+    daemon.terminate()
+    assert daemon.wait(5) == 0
+    assert not daemon.processes()
+    starting.join(10)
+
+
+def enter(daemon: Daemon) -> None:
+    with contextlib.suppress(DaemonFailed):  # it ends before it is ready, as it is meant to
+        daemon.__enter__()
