@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,8 +26,6 @@ from pyfuncserver.worker import Place
 
 log = logging.getLogger(__name__)
 
-MAX_REASON = 3000  # a report fits into one atomic write to a pipe (POSIX: PIPE_BUF)
-
 
 @dataclass(frozen=True)
 class Reports:
@@ -35,8 +34,17 @@ class Reports:
     descriptor: int
 
     def send(self, event: str, **details: Any) -> None:
-        line = json.dumps({"event": event, "pid": os.getpid(), **details}) + "\n"
-        os.write(self.descriptor, line.encode())
+        os.write(self.descriptor, self._line(event, details))
+
+    def fail(self, reason: str) -> None:
+        """Tell why this process cannot serve; cut to what a pipe takes in one piece."""
+        while len(line := self._line("failed", {"reason": reason})) > select.PIPE_BUF:
+            reason = reason[: len(reason) * 3 // 4]
+        os.write(self.descriptor, line)
+
+    @staticmethod
+    def _line(event: str, details: dict[str, Any]) -> bytes:
+        return (json.dumps({"event": event, "pid": os.getpid(), **details}) + "\n").encode()
 
 
 def run(place: Place, generation: int, reports: Reports, commands: int | None) -> int:
@@ -51,6 +59,8 @@ def run(place: Place, generation: int, reports: Reports, commands: int | None) -
         runner = PyFuncRunner(loaded.pyfunc, loaded.loader_module)
         worker.preload(place.config)
         _settle_heap()
+        logs.restore(place.config.log_level.value)
+        _take_signals_back()
         if commands is not None:
             if _may_fork(place.config.model_loading):
                 reports.send("loaded", generation=generation)
@@ -59,11 +69,17 @@ def run(place: Place, generation: int, reports: Reports, commands: int | None) -
         processes.die_with_parent(0)
         return _serve(place, runner, reports)
     except StartupError as error:
-        reports.send("failed", reason=str(error)[:MAX_REASON])
+        reports.fail(str(error))
         return 1
     finally:
         # The loader owns what the model has made (temporary files, connections); its forks do not.
         atexit._run_exitfuncs()
+
+
+def _take_signals_back() -> None:
+    """Undo what the model may have done: a handler that reaps children would take our forks."""
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _settle_heap() -> None:
@@ -96,13 +112,13 @@ def _serve(place: Place, runner: PyFuncRunner, reports: Reports) -> int:
 
 def _fork_on_command(place: Place, runner: PyFuncRunner, reports: Reports, commands: int) -> int:
     """Fork a worker for each slot number that comes, one a line, until nobody can send any."""
-    # The model may have set handlers of its own; one that reaps children would take our forks.
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    # From here on the end of the commands tells that the supervisor is gone.
+    processes.die_with_parent(0)
     pending = b""
     while True:
         data = os.read(commands, 4096)
         if not data:
+            processes.kill_children()
             return 0
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
@@ -116,7 +132,7 @@ def _fork_worker(place: Place, runner: PyFuncRunner, reports: Reports, commands:
         try:
             return _serve(place, runner, reports)
         except StartupError as error:
-            reports.send("failed", reason=str(error)[:MAX_REASON])
+            reports.fail(str(error))
             return 1
 
     try:

@@ -2,18 +2,19 @@
 
 Only the supervisor writes; workers and the monitor read it to answer readiness and metrics. It is
 a table of fixed size in an anonymous shared mapping, so it costs no file, no lock, no message, and
-it is right even when the process that would answer has just died.
+it is right even when the process that would answer has just died. Each cell is one aligned word,
+written at once, so that a reader never sees half of it.
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-_HEADER = struct.Struct("=BxxxIQQ")  # draining, generation, restarts by signal, restarts by exit
-_SLOT = struct.Struct("=iiI")  # pid, state, generation
+_WORD_BYTES = 4
+_DRAINING, _GENERATION, _BY_SIGNAL, _BY_EXIT, _HEADER_WORDS = range(5)
+_PID, _STATE, _SLOT_GENERATION, _SLOT_WORDS = range(4)
 
 
 class State(IntEnum):
@@ -40,25 +41,21 @@ class Scoreboard:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._memory = mmap.mmap(-1, _HEADER.size + size * _SLOT.size)
-
-    def _header(self) -> tuple[int, int, int, int]:
-        draining, generation, by_signal, by_exit = _HEADER.unpack_from(self._memory, 0)
-        return draining, generation, by_signal, by_exit
+        words = _HEADER_WORDS + size * _SLOT_WORDS
+        self._words = memoryview(mmap.mmap(-1, words * _WORD_BYTES)).cast("I")
 
     @property
     def is_draining(self) -> bool:
-        return bool(self._header()[0])
+        return bool(self._words[_DRAINING])
 
     @property
     def generation(self) -> int:
-        return self._header()[1]
+        return self._words[_GENERATION]
 
     @property
     def restarts(self) -> dict[str, int]:
         """Count the workers that were replaced, by how they had ended."""
-        _, _, by_signal, by_exit = self._header()
-        return {"signal": by_signal, "exit": by_exit}
+        return {"signal": self._words[_BY_SIGNAL], "exit": self._words[_BY_EXIT]}
 
     @property
     def is_ready(self) -> bool:
@@ -66,31 +63,35 @@ class Scoreboard:
         return not self.is_draining and any(slot.state is State.READY for slot in self.slots())
 
     def set_draining(self) -> None:
-        _HEADER.pack_into(self._memory, 0, 1, *self._header()[1:])
+        self._words[_DRAINING] = 1
 
     def set_generation(self, generation: int) -> None:
-        draining, _, by_signal, by_exit = self._header()
-        _HEADER.pack_into(self._memory, 0, draining, generation, by_signal, by_exit)
+        self._words[_GENERATION] = generation
 
     def count_restart(self, by_signal: bool) -> None:
-        draining, generation, signals, exits = self._header()
-        _HEADER.pack_into(
-            self._memory, 0, draining, generation, signals + by_signal, exits + (not by_signal)
-        )
+        self._words[_BY_SIGNAL if by_signal else _BY_EXIT] += 1
 
     def set_slot(self, number: int, pid: int, state: State, generation: int) -> None:
-        _SLOT.pack_into(self._memory, _HEADER.size + number * _SLOT.size, pid, state, generation)
+        start = self._start(number)
+        self._words[start + _PID] = pid
+        self._words[start + _SLOT_GENERATION] = generation
+        # Last, since a row counts from the moment that it has a state.
+        self._words[start + _STATE] = state
 
     def clear_slot(self, number: int) -> None:
-        self.set_slot(number, 0, State.EMPTY, 0)
+        self._words[self._start(number) + _STATE] = State.EMPTY
 
     def slots(self) -> list[Slot]:
         """List the slots that a worker has."""
         rows = []
         for number in range(self.size):
-            pid, state, generation = _SLOT.unpack_from(
-                self._memory, _HEADER.size + number * _SLOT.size
-            )
-            if state != State.EMPTY:
-                rows.append(Slot(number, pid, State(state), generation))
+            start = self._start(number)
+            state = State(self._words[start + _STATE])
+            if state is not State.EMPTY:
+                pid = self._words[start + _PID]
+                rows.append(Slot(number, pid, state, self._words[start + _SLOT_GENERATION]))
         return rows
+
+    @staticmethod
+    def _start(number: int) -> int:
+        return _HEADER_WORDS + number * _SLOT_WORDS

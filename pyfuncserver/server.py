@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: list[str]) -> int:
     """Serve as flags and variables say; give the process's exit status."""
+    _open_missing_streams()
     try:
         config = configuration.read(argv)
         logs.configure(config.log_level.value)
@@ -29,6 +31,24 @@ def main(argv: list[str]) -> int:
     except StartupError as error:
         _say(str(error))
         return error.status
+    except KeyboardInterrupt:  # before the supervisor listens to signals
+        return 128 + signal.SIGINT
+
+
+def _open_missing_streams() -> None:
+    """Put /dev/null where a standard stream is closed, or the next pipe would take its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
+
+
+def _check_ready_file(path: str) -> None:
+    target = Path(path)
+    if path and (target.is_dir() or not os.access(target.absolute().parent, os.W_OK)):
+        raise StartupError(f"READY_FILE={path!r} cannot be written")
 
 
 def _say(line: str) -> None:
@@ -46,6 +66,7 @@ def _warn(config: Config) -> None:
 
 
 def _serve(config: Config) -> int:
+    _check_ready_file(config.ready_file)
     ports = open_ports(config)
     scoreboard = Scoreboard(slots_of(config))
     with directory.prepared(config.prometheus_multiproc_dir) as metrics_dir:
@@ -61,11 +82,13 @@ def _try_load(config: Config) -> int:
     def child() -> int:
         from pyfuncserver.metrics import instruments
         from pyfuncserver.model import loader
+        from pyfuncserver.model.pyfunc import PyFuncRunner
 
+        processes.die_with_parent(signal.SIGKILL)
         logs.set_role("dry-run")
         instruments.install("dry-run")
         try:
-            loader.load(config.model_dir)
+            PyFuncRunner(loader.load(config.model_dir).pyfunc)
         except StartupError as error:
             _say(str(error))
             return error.status

@@ -90,6 +90,8 @@ class Worker:
     asked_at: float
     pid: int = 0
     state: State = State.STARTING
+    is_condemned: bool = False
+    """It was killed before it served; how it ended is no news."""
 
 
 class Stop(Exception):
@@ -228,7 +230,7 @@ class Supervisor:
             draft.write_text(json.dumps(state), encoding="utf-8")
             draft.replace(path)
         except OSError as error:
-            raise StartupError(f"READY_FILE={str(path)!r} cannot be written: {error}") from None
+            log.error("READY_FILE=%s cannot be written: %s", path, error)
 
     def _seconds_to_wait(self, now: float) -> float:
         deadlines = [self._phase_ends]
@@ -323,7 +325,8 @@ class Supervisor:
             log.warning("%s again: stopping at once", name)
             raise Stop(128 + number)
         log.info("%s: stopping", name)
-        self._enter(Phase.ANNOUNCED, self._config.drain_delay_sec)
+        is_serving = any(worker.state is State.READY for worker in self._workers)
+        self._enter(Phase.ANNOUNCED, self._config.drain_delay_sec if is_serving else 0)
         self._scoreboard.set_draining()
         self._remove_ready_file()
 
@@ -343,7 +346,10 @@ class Supervisor:
                 return
             *lines, self._unread = (self._unread + data).split(b"\n")
             for line in lines:
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    log.warning("a report that is none: %r", line[:200])
 
     def _on_report(self, report: dict[str, Any]) -> None:
         event, pid = report["event"], report["pid"]
@@ -413,7 +419,7 @@ class Supervisor:
     def _on_worker_death(self, worker: Worker, status: int, how: str) -> None:
         self._forget(worker)
         if self._phase is not Phase.SERVING or worker.state is State.DRAINING:
-            if status:
+            if status and not worker.is_condemned:
                 log.error("worker %d (pid %d) %s", worker.slot, worker.pid, how)
             return
         if worker.state is State.STARTING:
@@ -428,6 +434,7 @@ class Supervisor:
         assert generation is not None
         generation.host_pid = 0
         self._close_commands(generation)
+        directory.retire(self._metrics_dir, f"host{generation.number % 2}")
         if self._phase is not Phase.SERVING:
             return
         if generation is self._next:
@@ -465,7 +472,8 @@ class Supervisor:
     def _drain(self, worker: Worker) -> None:
         """Ask a worker to finish. One that has not come up has nothing to finish."""
         if worker.pid:
-            _kill(worker.pid, signal.SIGTERM if worker.state is State.READY else signal.SIGKILL)
+            worker.is_condemned = worker.state is not State.READY
+            _kill(worker.pid, signal.SIGKILL if worker.is_condemned else signal.SIGTERM)
             worker.state = State.DRAINING
             self._show(worker)
 
@@ -522,7 +530,10 @@ class Supervisor:
 
     def _remove_ready_file(self) -> None:
         if self._config.ready_file and self._was_ready:
-            Path(self._config.ready_file).unlink(missing_ok=True)
+            try:
+                Path(self._config.ready_file).unlink(missing_ok=True)
+            except OSError as error:
+                log.error("READY_FILE=%s cannot be removed: %s", self._config.ready_file, error)
 
 
 def _kill(pid: int, number: int) -> None:

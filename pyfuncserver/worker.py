@@ -24,7 +24,7 @@ from pyfuncserver.ports import Ports
 from pyfuncserver.protocol.rest.app import Surroundings, application
 from pyfuncserver.protocol.rest.front import HttpFront
 from pyfuncserver.scoreboard import Scoreboard
-from pyfuncserver.utils import logs
+from pyfuncserver.utils import logs, processes
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def run(place: Place, runner: PyFuncRunner, when_ready: Callable[[], None]) -> i
     """
     logs.set_role(f"worker-{place.slot}")
     instruments.set_identity(str(place.slot))
+    processes.forget_signals_in_forks()
     return asyncio.run(_Worker(place, runner).serve(when_ready))
 
 
@@ -79,6 +80,7 @@ class _Worker:
                 config.grpc_options,
             )
         self._stopping = asyncio.Event()
+        self._is_orphan = False
 
     def _http_front(self, service: InferenceService) -> HttpFront:
         around = Surroundings(
@@ -102,10 +104,14 @@ class _Worker:
         watch = asyncio.ensure_future(self._watch_readiness())
         await self._stopping.wait()
         watch.cancel()
-        return 0 if await self._drain() else 1
+        is_clean = await self._drain()
+        if self._is_orphan:
+            processes.kill_children()
+        return 0 if is_clean else 1
 
     def _lose_supervisor(self) -> None:
         log.error("the supervisor is gone; draining")
+        self._is_orphan = True
         asyncio.get_running_loop().remove_reader(self._place.lifeline)
         self._place.scoreboard.set_draining()
         self._stopping.set()

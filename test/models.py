@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -474,3 +476,24 @@ class Slow(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         return model_input
+
+
+class Hostile(mlflow.pyfunc.PythonModel):
+    """Does to its process what models do, while it loads and when it is called."""
+
+    def load_context(self, context):
+        subprocess.Popen(["sleep", "600"])
+        os.chdir("/")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        logging.basicConfig(level="ERROR", format="not ours: %(message)s", force=True)
+
+    def predict(self, context, model_input, params=None):
+        fork = multiprocessing.get_context("fork")
+        with fork.Pool(2) as pool:
+            squares = pool.map(abs, [-1, -2])
+        sleeper = fork.Process(target=time.sleep, args=(600,))
+        sleeper.start()
+        sleeper.terminate()
+        sleeper.join(10)
+        return {"squares": squares, "exitcode": sleeper.exitcode}

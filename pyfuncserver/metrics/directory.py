@@ -9,6 +9,7 @@ that replaces another goes on counting where that one stopped, and the files nev
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -25,8 +26,12 @@ _SMALLEST_FILE_BYTES = 8  # prometheus_client's file begins with its length and 
 @contextmanager
 def prepared(path: str) -> Iterator[Path]:
     """Give an empty metrics directory: ``path``, or a private one that is removed at the end."""
-    directory = Path(path) if path else Path(tempfile.mkdtemp(prefix="pyfuncserver-metrics-"))
+    if glob.escape(path) != path:
+        raise StartupError(f"{VARIABLE}={path!r} cannot be used: it holds one of * ? [")
     try:
+        made = path or tempfile.mkdtemp(prefix="pyfuncserver-metrics-")
+        # Absolute, for the user's code may go elsewhere.
+        directory = Path(made).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         _remove(directory.glob("*.db"))
     except OSError as error:

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _role = ["supervisor"]
+_handler = logging.StreamHandler()
 
 
 @contextmanager
@@ -52,12 +53,18 @@ class EventFormatter(logging.Formatter):
 
 def configure(level: str) -> None:
     """Send every log line of this process to standard error; call it before anything is loaded."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(EventFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    _handler.setStream(sys.stderr)
+    _handler.setFormatter(EventFormatter())
+    logging.basicConfig(level=level, handlers=[_handler], force=True)
     logging.captureWarnings(True)
     # The request is logged once, by the service; Tornado would say it again in its own words.
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)
+
+
+def restore(level: str) -> None:
+    """Configure again where the user's code has taken our handler away while it loaded."""
+    if _handler not in logging.getLogger().handlers:
+        configure(level)
 
 
 def set_role(role: str) -> None:

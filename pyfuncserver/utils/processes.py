@@ -168,16 +168,48 @@ def describe_exit(status: int) -> str:
 
 
 def children() -> list[int]:
-    """List the living children of this process, adopted ones among them."""
+    """List the children of this process, adopted ones and those not yet reaped among them."""
     own, found = os.getpid(), []
     if not sys.platform.startswith("linux"):
         return []  # there nothing was adopted either, see become_subreaper
     for process in Path("/proc").glob("[0-9]*"):
         try:
             # The name, in parentheses, may hold anything; state and parent follow it.
-            state, parent, *_ = (process / "stat").read_bytes().rpartition(b")")[2].split()
+            _, parent, *_ = (process / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:  # it has just ended
             continue
-        if int(parent) == own and state != b"Z":
+        if int(parent) == own:
             found.append(int(process.name))
     return found
+
+
+def kill_children() -> None:
+    """End what this process, or the user's code in it, has started."""
+    for pid in children():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def forget_signals_in_forks() -> None:
+    """Let a process that the user's code forks have signals of its own.
+
+    Else it would inherit the loop's wake-up socket and its handlers, and a SIGTERM that ends the
+    child (``multiprocessing`` does that) would be heard by this process, which would then drain.
+    A signal that comes before the child is done with it waits, for it is blocked around the fork.
+    """
+    mask = threading.local()
+
+    def block() -> None:
+        mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask.before)
+
+    def forget() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=forget)

@@ -60,7 +60,7 @@ def test_header_fields_do_not_disturb_each_other() -> None:
 
 def test_slot_beyond_the_board_is_refused() -> None:
     board = Scoreboard(1)
-    with pytest.raises(Exception, match="buffer"):
+    with pytest.raises(Exception, match="out of bounds"):
         board.set_slot(1, 1, State.READY, 1)
 
 

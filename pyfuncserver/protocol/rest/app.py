@@ -67,6 +67,7 @@ def application(around: Surroundings) -> tornado.web.Application:
     )
 
 
+@tornado.web.stream_request_body  # else Tornado reads a form into arguments, or refuses it
 class Handler(tornado.web.RequestHandler):
     """What all our handlers share: the request's id, the end of a connection, the error body."""
 
@@ -78,6 +79,9 @@ class Handler(tornado.web.RequestHandler):
     def prepare(self) -> None:
         self.request_id = request_id.take_or_make(self.request.headers.get(request_id.HEADER))
         self.set_header(request_id.HEADER, self.request_id)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drop a body that nobody asked for."""
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
         if self.around.scoreboard.is_draining:
@@ -181,17 +185,30 @@ class Predict(Handler):
         super().initialize(around)
         self.dialect = dialect
         self.content_type = content_type
+        self.body = bytearray()
+        self.answer: asyncio.Future[Reply] | None = None
+
+    def data_received(self, chunk: bytes) -> None:
+        self.body += chunk
+
+    def on_connection_close(self) -> None:
+        """Take back a prediction that waits for its thread; one that runs is not disturbed."""
+        if self.answer is not None:
+            self.answer.cancel()
 
     async def post(self, model: str) -> None:
         request = Request(
             model=model,
-            body=self.request.body,
+            body=bytes(self.body),
             id=self.request_id,
             # Tornado's names are in Title-Case; of duplicates the last one stays.
             headers=dict(self.request.headers.get_all()),
         )
         assert self.around.service is not None
-        reply = await asyncio.get_running_loop().run_in_executor(
+        self.answer = asyncio.get_running_loop().run_in_executor(
             self.around.predictions, self.around.service.handle, self.dialect, request
         )
-        self.send(reply, self.content_type)
+        try:
+            self.send(await self.answer, self.content_type)
+        except asyncio.CancelledError:
+            log.debug("request_id=%s: its client has gone", self.request_id)

@@ -145,7 +145,7 @@ def test_orphan_that_cannot_be_made_is_an_error(run_script: Script) -> None:
     """)
 
 
-def test_children_are_the_living_ones(run_script: Script) -> None:
+def test_children_are_those_that_are_not_reaped(run_script: Script) -> None:
     run_script("""
         import os, signal, time
         from pyfuncserver.utils import processes
@@ -161,9 +161,12 @@ def test_children_are_the_living_ones(run_script: Script) -> None:
         assert sorted(processes.children()) == sorted([first, second])
         os.kill(first, signal.SIGKILL)
         os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
+        # Its threads may live on in it, with children of their own that are not adopted yet.
+        assert sorted(processes.children()) == sorted([first, second])
+        os.waitpid(first, 0)
         assert processes.children() == [second]
         os.close(tell)
-        os.waitpid(first, 0), os.waitpid(second, 0)
+        os.waitpid(second, 0)
     """)
 
 
