@@ -143,10 +143,19 @@ def _failure(error: BaseException, call: Call) -> ServingError:
     code = _aborted_with(error, call.context)
     if code is not None:
         return ModelAborted(code)
-    status = getattr(error, "status_code", None)  # tornado.web.HTTPError and its like
-    if isinstance(status, int) and 400 <= status <= 599:
+    status = getattr(error, "status_code", None)
+    if _is_http_error(error) and isinstance(status, int) and 400 <= status <= 599:
         return ModelStatus(status, _reason(error))
     return model_failed("The model failed to answer", error)
+
+
+def _is_http_error(error: BaseException) -> bool:
+    """Match ``tornado.web.HTTPError``, ``starlette``'s ``HTTPException`` and their like.
+
+    What clients of other services raise has a ``status_code`` too, but neither of these; the status
+    of a service behind the model is not the model's answer.
+    """
+    return hasattr(error, "reason") or hasattr(error, "detail")
 
 
 def _aborted_with(error: BaseException, context: Any) -> str | None:

@@ -339,6 +339,13 @@ def test_message_for_the_log_is_not_the_reason() -> None:
 
 class OddStatus(Exception):
     status_code = 200
+    reason = "fine"
+
+
+class BehindTheModel(Exception):
+    """What the client of another service raises, which the model has called."""
+
+    status_code = 401
 
 
 class PanicLike(BaseException):
@@ -353,6 +360,7 @@ class PanicLike(BaseException):
         Exception(),
         KeyError(SECRET),
         OddStatus(SECRET),
+        BehindTheModel(SECRET),
         SystemExit(SECRET),
         SystemExit(0),
         StopIteration(SECRET),
