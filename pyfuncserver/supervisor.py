@@ -38,6 +38,7 @@ RETRY_DELAY_S = 1.0
 LONGEST_RETRY_DELAY_S = 60.0
 KILL_MARGIN_S = 2.0
 MONITOR_STOP_S = 30.0
+HOST_STOP_S = 5.0
 
 
 def slots_of(config: Config) -> int:
@@ -59,7 +60,7 @@ class Phase(Enum):
     SERVING = "it serves"
     ANNOUNCED = "it says that it is not ready, and serves (DRAIN_DELAY_SEC)"
     DRAINING = "the workers finish what they have (DRAIN_TIMEOUT_SEC)"
-    CLOSING = "the monitor pushes what is left"
+    CLOSING = "the monitor pushes what is left, and the host runs the model's exit functions"
 
 
 @dataclass(eq=False)
@@ -171,8 +172,8 @@ class Supervisor:
             return
         if self._next is None and (self._current is None or not self._current.can_start_workers):
             self._load_next()
-        for generation in (self._current, self._next):
-            if generation is not None and generation.can_start_workers:
+        for generation in self._generations():
+            if generation.can_start_workers:
                 for _ in range(self._config.workers - len(self._serving(generation))):
                     self._start_worker(generation)
 
@@ -288,7 +289,7 @@ class Supervisor:
     def _free_slot(self) -> int:
         """Find a place; there is one, for no more than two generations stand side by side."""
         taken = {worker.slot for worker in self._workers}
-        taken.update(g.reserved for g in (self._current, self._next) if g is not None)
+        taken.update(generation.reserved for generation in self._generations())
         return next(n for n in range(self._scoreboard.size) if n not in taken)
 
     def _start_monitor(self) -> None:
@@ -307,8 +308,7 @@ class Supervisor:
         """Fork a child that keeps no descriptor by which others know that the supervisor lives."""
 
         def clean_child() -> int:
-            generations = [g for g in (self._current, self._next) if g is not None]
-            commands = [g.commands for g in generations if g.commands >= 0]
+            commands = [g.commands for g in self._generations() if g.commands >= 0]
             for descriptor in (self._lifeline_in, self._reports, *commands, *but_close):
                 os.close(descriptor)
             return child()
@@ -411,7 +411,7 @@ class Supervisor:
             if self._phase is Phase.SERVING:
                 log.error("the monitor %s; starting another", how)
                 self._not_before = time.monotonic() + RETRY_DELAY_S
-        elif any(g is not None and g.host_pid == pid for g in (self._current, self._next)):
+        elif any(generation.host_pid == pid for generation in self._generations()):
             self._on_host_death(pid, reason or f"the model host {how}")
         else:
             log.debug("an adopted process %d %s", pid, how)
@@ -496,13 +496,22 @@ class Supervisor:
             for worker in live:
                 log.error("worker %d (pid %d) does not end; killing it", worker.slot, worker.pid)
                 _kill(worker.pid, signal.SIGKILL)
-            self._enter(Phase.CLOSING, MONITOR_STOP_S)
+            self._enter(Phase.CLOSING, MONITOR_STOP_S if self._monitor_pid else HOST_STOP_S)
             if self._monitor_pid:
                 _kill(self._monitor_pid, signal.SIGTERM)
-        if self._phase is Phase.CLOSING and (not self._monitor_pid or now >= self._phase_ends):
-            if self._monitor_pid:
-                log.error("the monitor does not end; killing it")
+            for generation in self._generations():
+                self._close_commands(generation)
+        if self._phase is Phase.CLOSING:
+            hosts = [g.host_pid for g in self._generations() if g.host_pid]
+            left = [pid for pid in (self._monitor_pid, *hosts) if pid]
+            if left and now < self._phase_ends:
+                return
+            if left:
+                log.error("the monitor or the model host does not end; killing it: %s", left)
             raise Stop(0)
+
+    def _generations(self) -> list[Generation]:
+        return [g for g in (self._current, self._next) if g is not None]
 
     def _kill_loading_host(self) -> None:
         """End a load that nobody waits for any more."""
@@ -513,9 +522,8 @@ class Supervisor:
         """Leave nothing behind: our children, and what they had started and we have adopted."""
         self._scoreboard.set_draining()
         self._remove_ready_file()
-        for generation in (self._current, self._next):
-            if generation is not None:
-                self._close_commands(generation)
+        for generation in self._generations():
+            self._close_commands(generation)
         deadline = time.monotonic() + KILL_MARGIN_S
         while (children := processes.children()) and time.monotonic() < deadline:
             for pid in children:

@@ -10,6 +10,7 @@ hints. A hint on the input would change how MLflow calls the model, so there are
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import importlib
 import logging
@@ -404,6 +405,20 @@ class Parent(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         return subprocess.Popen(["sleep", "600"]).pid
+
+
+class Tidy(mlflow.pyfunc.PythonModel):
+    """Makes a file while it loads, and removes it when the process that loaded it ends."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def load_context(self, context):
+        Path(self.mark).touch()
+        atexit.register(os.remove, self.mark)
+
+    def predict(self, context, model_input, params=None):
+        return Path(self.mark).exists()
 
 
 class Broken(mlflow.pyfunc.PythonModel):

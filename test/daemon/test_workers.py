@@ -157,6 +157,25 @@ def test_what_a_model_has_started_does_not_outlive_the_daemon(save_model) -> Non
         assert not daemon.processes()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_models_exit_functions_run_once_at_the_end(
+    save_model, tmp_path: Path, workers: str
+) -> None:
+    mark = tmp_path / "mark"
+    model = save_model(
+        f"tidy_{workers}", lambda models, path: models.save(models.Tidy(str(mark)), path)
+    )
+    with Daemon(model, env={"WORKERS": workers}) as daemon:
+        if workers == "2":
+            os.kill(min(daemon.worker_pids()), signal.SIGTERM)
+            wait_until(lambda: daemon.metric("pyfuncserver_worker_restarts_total"), 5)
+        assert daemon.predict({"instances": [[1]]}).json() == {"predictions": True}
+        daemon.terminate()
+        assert daemon.wait() == 0
+        assert not mark.exists()
+        assert "does not end" not in daemon.log()
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("client", ["http-keep-alive", "http-connect", "upi"])
 def test_stopping_under_load_loses_nothing(
