@@ -65,19 +65,27 @@ def test_the_directory_is_wiped_at_start_and_does_not_grow(
     with Daemon(controlled_model, env=env) as daemon:
         assert not stale.exists()
         assert kept.read_text() == "not ours to remove"
-        for _ in range(3):
-            for _ in range(8):
-                daemon.predict({"do": "count"})
-            kill_and_wait(daemon, min(daemon.worker_pids()))
-        for _ in range(16):
-            daemon.predict({"do": "count"})
+        answered = count_in_each(daemon)
         files = sorted(path.name for path in tmp_path.glob("*.db"))
-        for _ in range(4):
-            kill_and_wait(daemon, max(daemon.worker_pids()))
-        for _ in range(16):
-            daemon.predict({"do": "count"})
+        for choose in (min, max, min, max):
+            kill_and_wait(daemon, choose(daemon.worker_pids()))
+            answered += count_in_each(daemon)
         assert sorted(path.name for path in tmp_path.glob("*.db")) == files
-        assert daemon.metric("model_calls_total") == 56
+        assert daemon.metric("model_calls_total") == answered
+
+
+def count_in_each(daemon: Daemon) -> int:
+    """Let every worker count at least once; give how often they counted."""
+    times, missing = 0, daemon.worker_pids()
+
+    def all_have() -> bool:
+        nonlocal times
+        times += 1
+        missing.discard(daemon.predict({"do": "count"}).json()["pid"])
+        return not missing
+
+    wait_until(all_have, 20, "an answer of each worker")
+    return times
 
 
 def test_a_request_in_hand_of_a_killed_worker_is_not_in_flight_for_ever(
