@@ -22,11 +22,15 @@ UPI_PACKAGE := build/upi-protos
 # Extra arguments for pytest: make test ARGS="-k drain -x"
 ARGS ?=
 
+# The fault tests' form, quick or full, and how long the soak lasts.
+FAULTS ?= quick
+SOAK_SEC ?= 3600
+
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check lint format types protos protos-check readme bench docker clean
+.PHONY: help setup run test test-faults soak check lint format types protos protos-check readme bench docker clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,7 +63,13 @@ $(ECHO_MODEL)/MLmodel: examples/echo/log_model.py | $(INSTALLED)
 	@touch $@
 
 test: setup $(UPI_PACKAGE)/.installed ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore=test/faults $(ARGS)
+
+test-faults: setup ## Run the fault tests and print their figures (FAULTS=full: as promised, longer)
+	PYFUNCSERVER_FAULTS=$(FAULTS) $(BIN)/python -m pytest test/faults $(ARGS)
+
+soak: setup ## Serve mixed load for an hour and look for what grows (SOAK_SEC=300: 5 minutes)
+	SOAK_SEC=$(SOAK_SEC) $(BIN)/python -m pytest test/faults/test_soak.py $(ARGS)
 
 check: lint types protos-check test ## All that CI asks: lint, types, import contracts, protos, tests
 

@@ -33,7 +33,7 @@ CORE = [
     "orjson>=3.9",
     "prometheus-client>=0.16",
     "protobuf>=4.22",  # message_factory.GetMessageClass
-    "pydantic-settings>=2.1",
+    "pydantic-settings>=2.2",
     "tornado>=6.2",
 ]
 
@@ -42,6 +42,7 @@ EXTRAS = {
     "upi": ["caraml-upi-protos>=0.3.1"],
     # mypy and ruff are held to a minor version: the next one finds, and formats, other things.
     "dev": [
+        "h2>=4.1",
         "hypothesis>=6.100",
         "import-linter>=2.0",
         "mypy~=2.4",

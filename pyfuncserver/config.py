@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -168,6 +168,128 @@ class Config(BaseSettings):
         ge=1,
         le=1024,
     )
+    threads: int = setting(
+        1,
+        "THREADS",
+        "Predictions that one worker runs at a time over HTTP.",
+        "1 to 1024",
+        ge=1,
+        le=1024,
+    )
+    max_queue: int = setting(
+        1000,
+        "MAX_QUEUE",
+        "Predictions that may wait in one worker, for each protocol; one more is refused with 429 "
+        "or RESOURCE_EXHAUSTED. Over gRPC each that waits holds a thread.",
+        "0 to 100000",
+        ge=0,
+        le=100_000,
+    )
+    predict_timeout_sec: float = setting(
+        0,
+        "PREDICT_TIMEOUT_SEC",
+        "Seconds that one prediction may take; then its client gets 504 or DEADLINE_EXCEEDED, and "
+        "its worker is replaced. One that has waited as long is not begun. 0 for no limit.",
+        "0 to 86400",
+        ge=0,
+        le=86400,
+    )
+    max_requests: int = setting(
+        0,
+        "MAX_REQUESTS",
+        "Predictions after which a worker is replaced, the replacement first. 0 for never.",
+        "0 to 1000000000",
+        ge=0,
+        le=1_000_000_000,
+    )
+    max_requests_jitter: int = setting(
+        0,
+        "MAX_REQUESTS_JITTER",
+        "A random number up to this is added to `MAX_REQUESTS`, for each worker anew.",
+        "0 to 1000000000",
+        ge=0,
+        le=1_000_000_000,
+    )
+    heartbeat_timeout_sec: float = setting(
+        30,
+        "HEARTBEAT_TIMEOUT_SEC",
+        "Seconds without a beat of its event loop after which a worker is killed, with its stack "
+        "in the log, and replaced. 0 for never.",
+        "0, or 1 to 86400",
+        ge=0,
+        le=86400,
+    )
+    max_restarts: int = setting(
+        100,
+        "MAX_RESTARTS",
+        "Workers that may die within `RESTART_WINDOW_SEC`; one more ends the daemon with status 3.",
+        "0 to 1000000",
+        ge=0,
+        le=1_000_000,
+    )
+    restart_window_sec: float = setting(
+        60,
+        "RESTART_WINDOW_SEC",
+        "The time window of `MAX_RESTARTS`.",
+        "above 0, up to 86400",
+        gt=0,
+        le=86400,
+    )
+    max_body_size: int = setting(
+        100 * 1024 * 1024,
+        "MAX_BODY_SIZE",
+        "Bytes that a request's body or gRPC message may have; a larger one is refused with 413, "
+        "before it is read, or RESOURCE_EXHAUSTED.",
+        "1 to 2147483647",
+        ge=1,
+        le=2_147_483_647,
+    )
+    max_header_size: int = setting(
+        64 * 1024,
+        "MAX_HEADER_SIZE",
+        "Bytes that a request's head, or gRPC metadata, may have; more is refused with 431 or "
+        "RESOURCE_EXHAUSTED.",
+        "1024 to 16777216",
+        ge=1024,
+        le=16_777_216,
+    )
+    keep_alive_sec: float = setting(
+        75,
+        "KEEP_ALIVE_SEC",
+        "Seconds that an HTTP connection without a request is kept; more than a proxy in front "
+        "keeps it.",
+        "above 0, up to 86400",
+        gt=0,
+        le=86400,
+    )
+    request_timeout_sec: float = setting(
+        60,
+        "REQUEST_TIMEOUT_SEC",
+        "Seconds that a client has to send a whole HTTP request, from its first byte.",
+        "above 0, up to 86400",
+        gt=0,
+        le=86400,
+    )
+    tls_cert: str = setting(
+        "",
+        "TLS_CERT",
+        "Certificate chain (PEM) for HTTP and gRPC; a renewed file is taken up without a restart.",
+        "a path",
+    )
+    tls_key: str = setting("", "TLS_KEY", "The private key of `TLS_CERT` (PEM).", "a path")
+    tls_client_ca: str = setting(
+        "",
+        "TLS_CLIENT_CA",
+        "Authorities (PEM) whose client certificates are demanded on every connection.",
+        "a path",
+    )
+    token_file: str = setting(
+        "",
+        "TOKEN_FILE",
+        "Bearer tokens, one a line, of which predictions must bring one; probes and metrics need "
+        "none. A renewed file is taken up without a restart.",
+        "a path",
+    )
     drain_delay_sec: float = setting(
         0,
         "DRAIN_DELAY_SEC",
@@ -253,13 +375,15 @@ class Config(BaseSettings):
         "",
         "PROMETHEUS_MULTIPROC_DIR",
         "Where the workers' metrics meet: made when missing; its `*.db` files are removed at "
-        "start. By default a fresh private directory, removed at exit.",
+        "start. By default a fresh private directory (where nothing else can be written, in "
+        "`/dev/shm`), removed at exit. One that cannot be written is told and does no harm.",
         "a path",
     )
     ready_file: str = setting(
         "",
         "READY_FILE",
-        "A file that holds ports and process ids, as JSON, while the daemon is ready.",
+        "A file that holds ports and process ids, as JSON, while the daemon is ready; it is not "
+        "there while no worker is.",
         "a path",
     )
     dry_run: bool = setting(False, "DRY_RUN", "Load the model, say so, and exit.", BOOLEAN)
@@ -293,12 +417,33 @@ class Config(BaseSettings):
                 raise ValueError("is not a JSON object")
         return value
 
+    @field_validator("tls_cert", "tls_key", "tls_client_ca", "token_file")
+    @classmethod
+    def _make_absolute(cls, value: str) -> str:
+        """Let the file be found again by processes in which the model has changed directory."""
+        return str(Path(value).absolute()) if value else ""
+
     @field_validator("publisher_enabled")
     @classmethod
     def _refuse_publisher(cls, value: bool) -> bool:
         if value:
             raise ValueError("prediction logs cannot be published by this version")
         return value
+
+    @field_validator("heartbeat_timeout_sec")
+    @classmethod
+    def _leave_time_to_beat(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("is shorter than a busy worker may take to beat")
+        return value
+
+    @model_validator(mode="after")
+    def _demand_both_halves(self) -> Config:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("TLS_CERT and TLS_KEY: one is set and the other is not")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("TLS_CLIENT_CA needs TLS_CERT and TLS_KEY")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -423,6 +568,9 @@ def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
     names = {name: row for row in rows.values() for name in (row.field, row.variable, *row.aliases)}
     lines: dict[str, str] = {}
     for problem in error.errors():
+        if not problem["loc"]:  # of settings that do not go together
+            lines[""] = problem["msg"].removeprefix("Value error, ")
+            continue
         row = names[str(problem["loc"][0])]
         if row.field in lines:
             continue

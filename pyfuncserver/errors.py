@@ -2,11 +2,17 @@
 
 ::
 
-    StartupError                  the daemon cannot start: one line, an exit status
+    StartupError                  the daemon cannot start or go on: one line, an exit status
     ServingError                  a request failed: a Kind, a text for the client
     ├── InvalidInput              the client's request is wrong
     ├── UnknownModel              no model of that name
     ├── NotReady                  not loaded yet, or draining
+    ├── Unauthenticated           no bearer token, or an unknown one
+    ├── TooLarge                  more bytes than a setting allows
+    ├── Overloaded                as many wait as may
+    ├── DeadlinePassed            the client's own deadline came before an answer
+    ├── PredictionTimedOut        the model took longer than PREDICT_TIMEOUT_SEC
+    ├── ClientGone                nobody is there to be answered
     ├── Unsupported               the model has no way to answer this protocol
     ├── ModelFailed               the model raised, or answered what cannot be sent
     ├── ModelStatus               the model chose the status itself (an HTTP error)
@@ -20,9 +26,11 @@ from __future__ import annotations
 
 from enum import Enum, unique
 
+CRASH_LOOP_STATUS = 3
+
 
 class StartupError(Exception):
-    """Say in one line why the daemon cannot start; ``status`` is the process's exit status."""
+    """Say in one line why the daemon cannot start, or cannot go on; with an exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -36,6 +44,12 @@ class Kind(Enum):
     INVALID_INPUT = ("invalid_input", 400, "INVALID_ARGUMENT")
     UNKNOWN_MODEL = ("unknown_model", 404, "NOT_FOUND")
     NOT_READY = ("not_ready", 503, "UNAVAILABLE")
+    UNAUTHENTICATED = ("unauthenticated", 401, "UNAUTHENTICATED")
+    TOO_LARGE = ("too_large", 413, "RESOURCE_EXHAUSTED")
+    OVERLOADED = ("overloaded", 429, "RESOURCE_EXHAUSTED")
+    DEADLINE = ("deadline", 504, "DEADLINE_EXCEEDED")
+    TIMEOUT = ("timeout", 504, "DEADLINE_EXCEEDED")
+    CLIENT_GONE = ("client_gone", 499, "CANCELLED")
     UNSUPPORTED = ("unsupported", 501, "UNIMPLEMENTED")
     MODEL_FAILED = ("model_failed", 500, "INTERNAL")
     MODEL_STATUS = ("model_status", 500, "UNKNOWN")
@@ -69,6 +83,8 @@ class ServingError(Exception):
     """A request that cannot be answered; its text goes to the client as it is."""
 
     kind = Kind.INTERNAL
+    retry_after_s: int | None = None
+    """When the client may try again, where that helps."""
 
     @property
     def http_status(self) -> int:
@@ -92,6 +108,51 @@ class UnknownModel(ServingError):
 
 class NotReady(ServingError):
     kind = Kind.NOT_READY
+
+
+class Unauthenticated(ServingError):
+    kind = Kind.UNAUTHENTICATED
+
+    def __init__(self) -> None:
+        super().__init__("A valid bearer token is required.")
+
+
+class TooLarge(ServingError):
+    kind = Kind.TOO_LARGE
+
+    def __init__(self, what: str, limit: int, setting: str) -> None:
+        super().__init__(f"{what} exceeds the limit of {limit} bytes ({setting})")
+
+
+class Overloaded(ServingError):
+    kind = Kind.OVERLOADED
+    retry_after_s = 1
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} predictions wait already (MAX_QUEUE); try again later")
+
+
+class DeadlinePassed(ServingError):
+    kind = Kind.DEADLINE
+
+    def __init__(self) -> None:
+        super().__init__("The request's deadline passed before it was answered")
+
+
+class PredictionTimedOut(ServingError):
+    kind = Kind.TIMEOUT
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"The prediction took longer than {limit_s:g} s (PREDICT_TIMEOUT_SEC)")
+
+
+class ClientGone(ServingError):
+    """For the log and the metrics; nobody reads the answer."""
+
+    kind = Kind.CLIENT_GONE
+
+    def __init__(self) -> None:
+        super().__init__("The client has gone before it was answered")
 
 
 class Unsupported(ServingError):

@@ -6,14 +6,12 @@ Everything of the user's runs here and below, never in the supervisor.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
-import json
 import logging
 import os
-import select
 import signal
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from pyfuncserver import worker
 from pyfuncserver.config import ModelLoading
@@ -27,53 +25,39 @@ from pyfuncserver.worker import Place
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reports:
-    """The way up: one JSON line an event, into the pipe that the supervisor reads."""
+def run(place: Place, name: str, commands: int | None) -> int:
+    """Load the model, then serve it, or fork workers as ``commands`` asks. Gives an exit status.
 
-    descriptor: int
-
-    def send(self, event: str, **details: Any) -> None:
-        os.write(self.descriptor, self._line(event, details))
-
-    def fail(self, reason: str) -> None:
-        """Tell why this process cannot serve; cut to what a pipe takes in one piece."""
-        while len(line := self._line("failed", {"reason": reason})) > select.PIPE_BUF:
-            reason = reason[: len(reason) * 3 // 4]
-        os.write(self.descriptor, line)
-
-    @staticmethod
-    def _line(event: str, details: dict[str, Any]) -> bytes:
-        return (json.dumps({"event": event, "pid": os.getpid(), **details}) + "\n").encode()
-
-
-def run(place: Place, generation: int, reports: Reports, commands: int | None) -> int:
-    """Load the model, then serve it, or fork workers as ``commands`` asks. Gives an exit status."""
+    ``name`` is a host's identity in the metrics directory; a worker's is its slot.
+    """
     is_host = commands is not None
+    reports = place.reports
     logs.set_role("model-host" if is_host else f"worker-{place.slot}")
+    faulthandler.enable(worker.STANDARD_ERROR)
     # While the user's code loads nobody watches the lifeline; the kernel does it instead.
     processes.die_with_parent(signal.SIGKILL)
-    instruments.install(f"host{generation % 2}" if is_host else str(place.slot))
+    instruments.install(name if is_host else str(place.slot))
     try:
         loaded = loader.load(place.config.model_dir)
-        runner = PyFuncRunner(loaded.pyfunc, loaded.loader_module)
+        runner = PyFuncRunner(loaded.pyfunc, loaded.loader_module, loaded.example)
         worker.preload(place.config)
         _settle_heap()
         logs.restore(place.config.log_level.value)
         _take_signals_back()
         if commands is not None:
             if _may_fork(place.config.model_loading):
-                reports.send("loaded", generation=generation)
-                return _fork_on_command(place, runner, reports, commands)
-            reports.send("unforkable", generation=generation, slot=place.slot)
+                reports.send("loaded")
+                return _fork_on_command(place, runner, commands)
+            reports.send("unforkable", slot=place.slot)
         processes.die_with_parent(0)
-        return _serve(place, runner, reports)
+        return worker.run(place, runner)
     except StartupError as error:
         reports.fail(str(error))
         return 1
     finally:
         # The loader owns what the model has made (temporary files, connections); its forks do not.
         atexit._run_exitfuncs()
+        processes.kill_children()
 
 
 def _take_signals_back() -> None:
@@ -106,37 +90,42 @@ def _may_fork(wish: ModelLoading) -> bool:
     return False
 
 
-def _serve(place: Place, runner: PyFuncRunner, reports: Reports) -> int:
-    return worker.run(place, runner, lambda: reports.send("ready", slot=place.slot))
+def _fork_on_command(place: Place, runner: PyFuncRunner, commands: int) -> int:
+    """Fork a worker for each line that comes, until nobody can send any.
 
-
-def _fork_on_command(place: Place, runner: PyFuncRunner, reports: Reports, commands: int) -> int:
-    """Fork a worker for each slot number that comes, one a line, until nobody can send any."""
+    A line holds a slot, and whether (1 or 0) the worker must be able to answer the model's example.
+    """
     # From here on the end of the commands tells that the supervisor is gone.
     processes.die_with_parent(0)
     pending = b""
     while True:
         data = os.read(commands, 4096)
         if not data:
-            processes.kill_children()
             return 0
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
-            _fork_worker(replace(place, slot=int(line)), runner, reports, commands)
+            slot, must_warm_up = map(int, line.split())
+            there = replace(place, slot=slot, must_warm_up=bool(must_warm_up))
+            _fork_worker(there, runner, commands)
 
 
-def _fork_worker(place: Place, runner: PyFuncRunner, reports: Reports, commands: int) -> None:
+def _fork_worker(place: Place, runner: PyFuncRunner, commands: int) -> None:
     def be_worker() -> int:
-        reports.send("started", slot=place.slot)
         os.close(commands)
         try:
-            return _serve(place, runner, reports)
+            return worker.run(place, runner)
         except StartupError as error:
-            reports.fail(str(error))
+            place.reports.fail(str(error))
             return 1
+        finally:
+            processes.kill_children()
+
+    def tell(pid: int) -> None:
+        # Not the worker itself, which may not live long enough to say so.
+        place.reports.send("started", pid=pid, slot=place.slot)
 
     try:
-        processes.fork_orphan(be_worker)
+        processes.fork_orphan(be_worker, tell)
     except OSError as error:
-        log.error("worker %d cannot be forked: %s", place.slot, error)
-        reports.send("not_forked", slot=place.slot)
+        why = f"worker {place.slot} cannot be forked: {error}"
+        place.reports.send("not_forked", slot=place.slot, reason=why)

@@ -15,9 +15,10 @@ from pyfuncserver.metrics import exposition, instruments
 from pyfuncserver.metrics.pusher import Pusher
 from pyfuncserver.ports import Ports
 from pyfuncserver.protocol.rest.app import Surroundings, application
+from pyfuncserver.protocol.rest.connection import Limits
 from pyfuncserver.protocol.rest.front import HttpFront
-from pyfuncserver.scoreboard import Scoreboard
-from pyfuncserver.utils import logs
+from pyfuncserver.scoreboard import BEAT_INTERVAL_S, Scoreboard
+from pyfuncserver.utils import logs, tls
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,16 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
 
     def lose_supervisor() -> None:
         loop.remove_reader(lifeline)
-        scoreboard.set_draining()
+        scoreboard.set_closing()
         stopping.set()
 
+    async def beat() -> None:
+        while True:
+            scoreboard.beat_monitor()
+            await asyncio.sleep(BEAT_INTERVAL_S)
+
     loop.add_reader(lifeline, lose_supervisor)
+    beating = asyncio.ensure_future(beat())
     front = None
     if not config.speaks_http:
         around = Surroundings(
@@ -49,7 +56,8 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
             scoreboard=scoreboard,
             slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
         )
-        front = HttpFront(application(around), ports.http)
+        secured = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
+        front = HttpFront(application(around), ports.http, Limits.of(config), secured)
         front.start()
     pusher = None
     if config.pushes_metrics:
@@ -65,5 +73,6 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
     if pusher is not None:
         await asyncio.to_thread(pusher.stop)
     if front is not None:
-        await front.drain(DRAIN_TIMEOUT_S, last=scoreboard.is_draining)
+        await front.drain(DRAIN_TIMEOUT_S, last=scoreboard.is_closing)
+    beating.cancel()
     return 0

@@ -15,7 +15,7 @@ from pyfuncserver.metrics import directory
 from pyfuncserver.ports import open_ports
 from pyfuncserver.scoreboard import Scoreboard
 from pyfuncserver.supervisor import Supervisor, slots_of
-from pyfuncserver.utils import logs, processes
+from pyfuncserver.utils import cgroups, logs, processes, sockets, tls, tokens
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,10 @@ def _warn(config: Config) -> None:
 
 def _serve(config: Config) -> int:
     _check_ready_file(config.ready_file)
+    tls.check(config.tls_cert, config.tls_key, config.tls_client_ca)
+    tokens.check(config.token_file)
+    sockets.raise_descriptor_limit()
+    log.info(cgroups.limit_threads(os.environ, config.workers))
     ports = open_ports(config)
     scoreboard = Scoreboard(slots_of(config))
     with directory.prepared(config.prometheus_multiproc_dir) as metrics_dir:

@@ -1,4 +1,4 @@
-"""The supervisor: starts, watches, replaces and stops processes, and runs no user code.
+"""The supervisor: starts, watches, replaces, reloads and stops processes, and runs no user code.
 
 It is one thread with one loop over three things: signals, reports from its children, and time.
 Everything is decided in :meth:`Supervisor._converge`, which compares what is with what should be.
@@ -16,42 +16,45 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pyfuncserver.config import Config, ModelLoading
-from pyfuncserver.errors import StartupError
+from pyfuncserver.config import Config
+from pyfuncserver.errors import CRASH_LOOP_STATUS, StartupError
+from pyfuncserver.fleet import FOREVER, Fleet, Generation, Loading, RestartBudget, Worker
 from pyfuncserver.metrics import directory
 from pyfuncserver.ports import Ports
-from pyfuncserver.scoreboard import Scoreboard, State
-from pyfuncserver.utils import processes
+from pyfuncserver.scoreboard import Reload, Restart, Scoreboard, State
+from pyfuncserver.spawner import Spawner
+from pyfuncserver.utils import cgroups, processes
 
 log = logging.getLogger(__name__)
 
 BOOT_ATTEMPTS = 3
-FORK_DEADLINE_S = 30.0
+FORK_DEADLINE_S = 10.0
 RETRY_DELAY_S = 1.0
 LONGEST_RETRY_DELAY_S = 60.0
 KILL_MARGIN_S = 2.0
+STACK_S = 2.0
+OOM_MEMORY_S = 10.0
+STRANGERS_KEPT = 100
 MONITOR_STOP_S = 30.0
 HOST_STOP_S = 5.0
+LONGEST_TURN_S = 1.0
+LATE_TURN_S = 3.0
 
 
 def slots_of(config: Config) -> int:
-    """Count the places for workers: two generations may stand side by side, and one is reserved."""
-    return 2 * config.workers + 1
+    """Count the places for workers.
 
-
-class Loading(Enum):
-    """How the workers of one generation come to their model."""
-
-    UNDECIDED = "the host still loads"
-    FORKED = "the host forks them"
-    SEPARATE = "each loads its own"
+    Two generations may stand side by side, each with replacements or with workers that drain; one
+    more place is kept for the host of each.
+    """
+    return 4 * config.workers + 2
 
 
 class Phase(Enum):
@@ -61,38 +64,6 @@ class Phase(Enum):
     ANNOUNCED = "it says that it is not ready, and serves (DRAIN_DELAY_SEC)"
     DRAINING = "the workers finish what they have (DRAIN_TIMEOUT_SEC)"
     CLOSING = "the monitor pushes what is left, and the host runs the model's exit functions"
-
-
-@dataclass(eq=False)
-class Generation:
-    """One load of the model, and the host that did it."""
-
-    number: int
-    loading: Loading
-    host_pid: int = 0
-    commands: int = -1
-    """Descriptor by which the host is told to fork."""
-    reserved: int = -1
-    """The slot that is kept for the host until it has decided not to serve itself."""
-
-    @property
-    def can_start_workers(self) -> bool:
-        return self.loading is Loading.SEPARATE or (
-            self.loading is Loading.FORKED and self.host_pid != 0
-        )
-
-
-@dataclass(eq=False)
-class Worker:
-    """One worker process; ``pid`` is 0 until the host has forked it."""
-
-    slot: int
-    generation: Generation
-    asked_at: float
-    pid: int = 0
-    state: State = State.STARTING
-    is_condemned: bool = False
-    """It was killed before it served; how it ended is no news."""
 
 
 class Stop(Exception):
@@ -113,26 +84,36 @@ class Supervisor:
         self._ports = ports
         self._scoreboard = scoreboard
         self._metrics_dir = metrics_dir
-        self._reports, self._reports_in = os.pipe()
-        self._lifeline, self._lifeline_in = os.pipe()
-        os.set_blocking(self._reports, False)
+        self._spawner = Spawner(config, ports, scoreboard, metrics_dir)
+        self._fleet = Fleet(scoreboard.size)
+        self._budget = RestartBudget(config.max_restarts, config.restart_window_sec)
         self._unread = b""
         self._reasons: dict[int, str] = {}
-        self._workers: list[Worker] = []
         self._current: Generation | None = None
         self._next: Generation | None = None
+        self._retired: list[Generation] = []
         self._monitor_pid = 0
         self._boot_failures = 0
         self._not_before = 0.0
         self._was_ready = False
+        self._wants_reload = False
         self._phase = Phase.SERVING
-        self._phase_ends = float("inf")
-        self._is_adopting = processes.become_subreaper()
+        self._phase_ends = FOREVER
+        self._end: Exception = Stop(0)
+        self._monitor_not_before = 0.0
+        self._strangers: dict[int, tuple[float, int]] = {}
+        """When and how processes ended that were none of ours as far as we knew."""
+        self._oom_kills = cgroups.oom_kills()
+        self._recent_oom_kills: deque[float] = deque()
+        self._turned_at = self._watched_since = time.monotonic()
 
     def run(self) -> int:
-        """Serve until stopped. Raises: StartupError where the model cannot be served."""
+        """Serve until stopped.
+
+        Raises: StartupError where the model cannot be served, or cannot be served any longer.
+        """
         with _signals() as (wakeup, selector):
-            selector.register(self._reports, selectors.EVENT_READ)
+            selector.register(self._spawner.reports, selectors.EVENT_READ)
             try:
                 while True:
                     self._try_to_converge(time.monotonic())
@@ -152,60 +133,79 @@ class Supervisor:
         try:
             self._converge(now)
         except OSError as error:
-            if not any(worker.state is State.READY for worker in self._workers):
+            if not self._fleet.has_ready:
                 raise StartupError(f"the system refuses a process or a pipe: {error}") from None
             log.error("the system refuses a process or a pipe, trying again: %s", error)
             self._not_before = now + RETRY_DELAY_S
 
     def _converge(self, now: float) -> None:
+        self._watch(now)
+        self._close_retired(now)
         if self._phase is not Phase.SERVING:
             self._stop_in_steps(now)
+            if self._phase is Phase.ANNOUNCED and self._current and now >= self._not_before:
+                self._staff(self._current)
             return
-        if not self._monitor_pid:
-            self._start_monitor()
-        self._promote()
-        for worker in list(self._workers):
-            if not worker.pid and now > worker.asked_at + FORK_DEADLINE_S:
-                log.error("worker %d was never forked", worker.slot)
-                self._forget(worker)
+        if not self._monitor_pid and self._config.needs_monitor and now >= self._monitor_not_before:
+            self._scoreboard.beat_monitor()
+            self._monitor_pid = self._spawner.start_monitor()
+        self._promote(now)
+        self._relieve(now)
         if now < self._not_before:
             return
-        if self._next is None and (self._current is None or not self._current.can_start_workers):
-            self._load_next()
+        if self._wants_reload and self._current is not None:
+            self._reload()
+        elif self._next is None and not (self._current and self._current.can_start_workers):
+            self._load_again()
         for generation in self._generations():
-            if generation.can_start_workers:
-                for _ in range(self._config.workers - len(self._serving(generation))):
-                    self._start_worker(generation)
+            self._staff(generation)
 
-    def _load_next(self) -> None:
-        """Load the model, for the first time or because nobody is left who could fork it."""
-        if self._current is None:
-            self._next = self._load(1)
-        elif len(self._workers) <= self._config.workers:  # else places have to become free first
-            log.warning("loading the model anew, since its host is gone")
-            self._next = self._load(self._current.number + 1)
+    def _staff(self, generation: Generation) -> None:
+        """Start the workers that are missing, as far as there are places."""
+        if not generation.can_start_workers:
+            return
+        staying = [worker for worker in self._fleet.of(generation) if worker.is_staying]
+        slots = self._free_slots()
+        for slot in slots[: max(0, self._config.workers - len(staying))]:
+            must_warm_up = generation.is_reload and generation is self._next
+            worker = self._spawner.start_worker(generation, slot, must_warm_up)
+            if worker is None:
+                return
+            self._fleet.workers.append(worker)
+            self._show(worker)
 
-    def _serving(self, generation: Generation) -> list[Worker]:
-        """List a generation's workers, less those that are on their way out."""
-        return [
-            worker
-            for worker in self._workers
-            if worker.generation is generation and worker.state is not State.DRAINING
-        ]
-
-    def _promote(self) -> None:
+    def _promote(self, now: float) -> None:
         """Let the next generation take over when all its workers are ready."""
         if self._next is None:
             return
-        ready = [w for w in self._serving(self._next) if w.state is State.READY]
+        ready = [worker for worker in self._fleet.of(self._next) if worker.is_ready]
         if len(ready) < self._config.workers:
             return
         old, self._current, self._next = self._current, self._next, None
         self._scoreboard.set_generation(self._current.number)
+        if self._current.is_reload:
+            self._scoreboard.count(Reload.DONE)
+            log.info("generation %d has taken over", self._current.number)
         if old is not None:
-            for worker in self._serving(old):
-                self._drain(worker)
+            self._retired.append(old)
+            for worker in self._fleet.of(old):
+                self._drain(worker, now)
         self._announce()
+
+    def _relieve(self, now: float) -> None:
+        """Let workers go that were to be replaced, as far as replacements are ready."""
+        for generation in self._generations():
+            ready = [worker for worker in self._fleet.of(generation) if worker.is_ready]
+            surplus = max(0, len(ready) - self._config.workers)
+            for worker in [w for w in ready if w.leaving is not None][:surplus]:
+                assert worker.leaving is not None
+                self._scoreboard.count(worker.leaving)
+                log.info(
+                    "worker %d (pid %d) is replaced: %s",
+                    worker.slot, worker.pid, worker.leaving.value,
+                )  # fmt: skip
+                self._drain(worker, now)
+                self._write_ready_file()
 
     def _announce(self) -> None:
         ports = [f"HTTP on {self._ports.http_port}"]
@@ -217,13 +217,19 @@ class Supervisor:
         self._write_ready_file()
 
     def _write_ready_file(self) -> None:
-        if not self._config.ready_file or not self._was_ready:
+        if not self._config.ready_file or not self._was_ready or self._phase is not Phase.SERVING:
+            return
+        assert self._current is not None
+        workers = self._fleet.of(self._current)
+        if not any(worker.is_ready for worker in workers):
+            self._remove_ready_file()
             return
         state = {
             "pid": os.getpid(),
             "http_port": self._ports.http_port,
             "grpc_port": self._ports.grpc_port,
-            "workers": sorted(w.pid for w in self._workers if w.state is State.READY),
+            "generation": self._current.number,
+            "workers": sorted(worker.pid for worker in workers if worker.is_ready),
         }
         path = Path(self._config.ready_file)
         try:
@@ -234,90 +240,139 @@ class Supervisor:
             log.error("READY_FILE=%s cannot be written: %s", path, error)
 
     def _seconds_to_wait(self, now: float) -> float:
-        deadlines = [self._phase_ends]
+        deadlines = [self._phase_ends, now + LONGEST_TURN_S]
         if now < self._not_before:
             deadlines.append(self._not_before)
-        deadlines += [w.asked_at + FORK_DEADLINE_S for w in self._workers if not w.pid]
-        return max(0.0, min(60.0, min(deadlines) - now + 0.001))
+        if timeout_s := self._config.heartbeat_timeout_sec:
+            deadlines.append(now + timeout_s / 5)
+        deadlines += [worker.ends_by for worker in self._fleet]
+        return max(0.0, min(deadlines) - now + 0.001)
 
-    # Starting
+    # Loading
 
-    def _load(self, number: int) -> Generation:
-        """Begin a generation: by a host, or by workers that each load for themselves."""
-        config = self._config
-        if config.workers == 1 or config.model_loading is ModelLoading.WORKER:
-            return Generation(number, Loading.SEPARATE)
-        if not self._is_adopting:
-            log.warning("this system has no subreapers: each worker loads its own model")
-            return Generation(number, Loading.SEPARATE)
-        # The slot is for a host that finds it must not fork: then it serves as a worker itself.
-        slot = self._free_slot()
-        commands, commands_in = os.pipe()
-        try:
-            host_pid = self._fork(
-                lambda: self._run_host(slot, number, commands), but_close=(commands_in,)
-            )
-        except OSError:
-            os.close(commands_in)
-            raise
-        finally:
-            os.close(commands)
-        return Generation(number, Loading.UNDECIDED, host_pid, commands_in, reserved=slot)
-
-    def _run_host(self, slot: int, generation: int, commands: int | None) -> int:
-        # Imported by the child alone: the supervisor never has the weight of what this brings.
-        from pyfuncserver import host, worker
-
-        place = worker.Place(self._config, self._ports, self._scoreboard, slot, self._lifeline)
-        return host.run(place, generation, host.Reports(self._reports_in), commands)
-
-    def _start_worker(self, generation: Generation) -> None:
-        slot = self._free_slot()
-        worker = Worker(slot, generation, time.monotonic())
-        directory.retire(self._metrics_dir, str(slot))
-        if generation.loading is Loading.FORKED:
-            try:
-                os.write(generation.commands, f"{slot}\n".encode())
-            except BrokenPipeError:
-                log.debug("the host has just died; its burial follows")
-                return
-        else:
-            worker.pid = self._fork(lambda: self._run_host(slot, generation.number, None))
-        self._workers.append(worker)
-        self._show(worker)
-
-    def _free_slot(self) -> int:
-        """Find a place; there is one, for no more than two generations stand side by side."""
-        taken = {worker.slot for worker in self._workers}
-        taken.update(generation.reserved for generation in self._generations())
-        return next(n for n in range(self._scoreboard.size) if n not in taken)
-
-    def _start_monitor(self) -> None:
-        if not self._config.needs_monitor:
+    def _load_again(self) -> None:
+        """Load the model, for the first time or because nobody is left who could fork it."""
+        if not self._has_place_for_a_generation():
             return
+        if self._current is not None:
+            log.warning("loading the model anew, since its host is gone")
+        self._next = self._load(is_reload=False)
 
-        def child() -> int:
-            from pyfuncserver import monitor
+    def _reload(self) -> None:
+        """Load the model beside the one that serves, where memory allows."""
+        assert self._current is not None
+        if self._next is not None:
+            if self._next.is_reload:
+                self._scoreboard.count(Reload.SUPERSEDED)
+            self._abandon_next()
+        if not self._has_place_for_a_generation():  # the last one still drains
+            return
+        self._wants_reload = False
+        needed, available = self._bytes_of_a_load(), cgroups.memory_available_bytes()
+        if available is not None and needed > available:
+            self._scoreboard.count(Reload.REFUSED)
+            log.error(
+                "reload refused: a second copy of the model takes about %d MB and %d MB are free; "
+                "generation %d serves on",
+                needed >> 20, available >> 20, self._current.number,
+            )  # fmt: skip
+            return
+        self._next = self._load(is_reload=True)
+        log.info(
+            "loading generation %d beside generation %d", self._next.number, self._current.number
+        )
 
-            return monitor.run(self._config, self._ports, self._scoreboard, self._lifeline)
+    def _load(self, is_reload: bool) -> Generation:
+        number = self._current.number + 1 if self._current is not None else 1
+        taken = {generation.host_name for generation in self._all_generations()}
+        name = next(f"host{n}" for n in range(1, len(taken) + 2) if f"host{n}" not in taken)
+        return self._spawner.load(number, self._free_slots()[0], name, is_reload)
 
-        directory.retire(self._metrics_dir, "monitor")
-        self._monitor_pid = self._fork(child)
+    def _has_place_for_a_generation(self) -> bool:
+        return len(self._free_slots()) > self._config.workers
 
-    def _fork(self, child: Callable[[], int], but_close: tuple[int, ...] = ()) -> int:
-        """Fork a child that keeps no descriptor by which others know that the supervisor lives."""
+    def _free_slots(self) -> list[int]:
+        return self._fleet.free_slots(self._current, self._next)
 
-        def clean_child() -> int:
-            commands = [g.commands for g in self._generations() if g.commands >= 0]
-            for descriptor in (self._lifeline_in, self._reports, *commands, *but_close):
-                os.close(descriptor)
-            return child()
+    def _bytes_of_a_load(self) -> int:
+        """Estimate what a load takes by what the one that serves has taken."""
+        assert self._current is not None
+        if self._current.host_pid:
+            return processes.anonymous_bytes(self._current.host_pid)
+        workers = self._fleet.of(self._current)
+        return sum(processes.anonymous_bytes(w.pid) for w in workers if w.is_staying and w.pid)
 
-        return processes.fork(clean_child)
+    def _abandon_next(self) -> None:
+        """Take a load back that nobody waits for any more."""
+        assert self._next is not None
+        abandoned, self._next = self._next, None
+        abandoned.reserved = -1
+        self._retired.append(abandoned)
+        if abandoned.loading is Loading.UNDECIDED and abandoned.host_pid:
+            processes.kill_with_children(abandoned.host_pid)
+        now = time.monotonic()
+        for worker in self._fleet.of(abandoned):
+            self._drain(worker, now)  # some of them may serve already
+
+    def _fail_reload(self, why: str) -> None:
+        assert self._current is not None
+        log.error("reload failed: %s; generation %d serves on", why, self._current.number)
+        self._scoreboard.count(Reload.FAILED)
+        self._abandon_next()
+
+    # Watching
+
+    def _watch(self, now: float) -> None:
+        """Find workers that were never forked, that have stopped beating, or that do not end."""
+        if now - self._turned_at > LATE_TURN_S:  # we stood still ourselves, and so did all others
+            self._watched_since = now
+        self._turned_at = now
+        self._watch_monitor(now)
+        for worker in self._fleet:
+            if not worker.pid:
+                if now > worker.asked_at + FORK_DEADLINE_S:
+                    self._give_host_up(worker)
+            elif now > worker.ends_by:
+                log.error("worker %d (pid %d) does not end; killing it", worker.slot, worker.pid)
+                worker.ends_by = FOREVER
+                _kill(worker.pid, signal.SIGKILL)
+            elif worker.is_ready:
+                self._watch_beats(worker, now)
+
+    def _watch_monitor(self, now: float) -> None:
+        timeout_s = self._config.heartbeat_timeout_sec
+        silent_s = min(self._scoreboard.monitor_silent_s, now - self._watched_since)
+        if self._monitor_pid and timeout_s and silent_s > timeout_s:
+            log.error("the monitor has not beaten for %.1f s; killing it", silent_s)
+            self._scoreboard.beat_monitor()
+            _kill(self._monitor_pid, signal.SIGKILL)
+
+    def _watch_beats(self, worker: Worker, now: float) -> None:
+        timeout_s = self._config.heartbeat_timeout_sec
+        silent_s = min(self._scoreboard.silent_s(worker.slot), now - self._watched_since)
+        if not timeout_s or silent_s <= timeout_s:
+            return
+        log.error(
+            "worker %d (pid %d) has not beaten for %.1f s (HEARTBEAT_TIMEOUT_SEC); "
+            "killing it, its stack follows",
+            worker.slot, worker.pid, silent_s,
+        )  # fmt: skip
+        worker.is_stuck = True
+        worker.ends_by = now + STACK_S
+        _kill(worker.pid, signal.SIGABRT)
+        self._write_ready_file()
+
+    def _give_host_up(self, worker: Worker) -> None:
+        log.error("worker %d was never forked; killing the model host", worker.slot)
+        self._forget(worker)
+        if worker.generation.host_pid:
+            _kill(worker.generation.host_pid, signal.SIGKILL)
 
     # Hearing
 
     def _on_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._on_hangup()
         if number not in (signal.SIGTERM, signal.SIGINT):
             return
         name = signal.Signals(number).name
@@ -325,23 +380,38 @@ class Supervisor:
             log.warning("%s again: stopping at once", name)
             raise Stop(128 + number)
         log.info("%s: stopping", name)
-        is_serving = any(worker.state is State.READY for worker in self._workers)
-        self._enter(Phase.ANNOUNCED, self._config.drain_delay_sec if is_serving else 0)
-        self._scoreboard.set_draining()
-        self._remove_ready_file()
+        self._begin_to_stop(self._config.drain_delay_sec if self._fleet.has_ready else 0)
+
+    def _on_hangup(self) -> None:
+        if self._phase is not Phase.SERVING:
+            log.warning("SIGHUP: nothing is reloaded, the daemon is stopping")
+            return
+        log.info("SIGHUP: reloading %s", self._config.model_dir)
+        self._wants_reload = True
 
     def _hear_and_bury(self) -> None:
         """Collect the dead, then read what they had said, then draw the conclusions."""
         dead = list(_reap())
         for report in self._read_reports():
             self._on_report(report)
+        self._note_oom_kills(time.monotonic())
         for pid, status in dead:
-            self._on_death(pid, status)
+            is_oom = status == signal.SIGKILL and bool(self._recent_oom_kills)
+            if is_oom:
+                self._recent_oom_kills.popleft()
+            self._on_death(pid, status, is_oom)
+
+    def _note_oom_kills(self, now: float) -> None:
+        """Remember for a while what the kernel has killed: its victims take a moment to end."""
+        before, self._oom_kills = self._oom_kills, cgroups.oom_kills()
+        self._recent_oom_kills.extend([now] * max(0, self._oom_kills - before))
+        while self._recent_oom_kills and self._recent_oom_kills[0] < now - OOM_MEMORY_S:
+            self._recent_oom_kills.popleft()
 
     def _read_reports(self) -> Iterator[dict[str, Any]]:
         while True:
             try:
-                data = os.read(self._reports, 65536)
+                data = os.read(self._spawner.reports, 65536)
             except BlockingIOError:
                 return
             *lines, self._unread = (self._unread + data).split(b"\n")
@@ -356,25 +426,40 @@ class Supervisor:
         if event == "failed":
             self._reasons[pid] = report["reason"]
         elif event in ("loaded", "unforkable"):
-            self._on_loaded(report["generation"], event == "loaded", report)
+            self._on_loaded(pid, event == "loaded", report)
         else:
-            worker = self._in_slot(report["slot"])
+            worker = self._fleet.in_slot(report["slot"])
             if worker is None or (worker.pid and worker.pid != pid):
                 log.debug("a report from a worker that is forgotten: %s", report)
                 if event == "started":
                     _kill(pid, signal.SIGKILL)
-            elif event == "not_forked":
-                self._forget(worker)
-                self._not_before = time.monotonic() + RETRY_DELAY_S
-            elif event == "started":
-                worker.pid = pid
-                self._show(worker)
-            elif event == "ready":
-                self._on_ready(worker)
+            else:
+                self._on_worker_report(worker, event, report)
 
-    def _on_loaded(self, number: int, can_fork: bool, report: dict[str, Any]) -> None:
+    def _on_worker_report(self, worker: Worker, event: str, report: dict[str, Any]) -> None:
+        if event == "not_forked":
+            self._forget(worker)
+            self._on_boot_failure(worker.generation, report["reason"])
+            return
+        worker.pid = report["pid"]
+        if event == "started":
+            self._on_started(worker)
+        elif event == "ready":
+            self._on_ready(worker)
+        elif event == "replace":
+            worker.leaving = worker.leaving or Restart(report["reason"])
+
+    def _on_started(self, worker: Worker) -> None:
+        self._show(worker)
+        if worker.is_condemned:
+            _kill(worker.pid, signal.SIGKILL)
+        died_at, status = self._strangers.pop(worker.pid, (-FOREVER, 0))
+        if died_at > worker.asked_at:  # it ended before we knew it
+            self._on_death(worker.pid, status, is_oom=False)
+
+    def _on_loaded(self, pid: int, can_fork: bool, report: dict[str, Any]) -> None:
         generation = self._next
-        if generation is None or generation.number != number:
+        if generation is None or generation.host_pid != pid:
             return
         generation.reserved = -1
         if can_fork:
@@ -384,8 +469,8 @@ class Supervisor:
         generation.loading = Loading.SEPARATE
         worker = Worker(report["slot"], generation, time.monotonic(), generation.host_pid)
         generation.host_pid = 0
-        self._close_commands(generation)
-        self._workers.append(worker)
+        self._spawner.close_commands(generation)
+        self._fleet.workers.append(worker)
         self._show(worker)
 
     def _on_ready(self, worker: Worker) -> None:
@@ -395,87 +480,153 @@ class Supervisor:
         self._boot_failures = 0
         self._show(worker)
         if self._phase in (Phase.DRAINING, Phase.CLOSING):
-            self._drain(worker)
+            self._drain(worker, time.monotonic())
         self._write_ready_file()
 
     # Burying
 
-    def _on_death(self, pid: int, status: int) -> None:
+    def _on_death(self, pid: int, status: int, is_oom: bool) -> None:
         reason = self._reasons.pop(pid, "")
-        how = processes.describe_exit(status)
-        worker = next((w for w in self._workers if w.pid == pid), None)
+        how = processes.describe_exit(status, out_of_memory=is_oom)
+        worker = self._fleet.with_pid(pid)
         if worker is not None:
-            self._on_worker_death(worker, status, reason or how)
+            cause = Restart(processes.cause_of(status, is_oom))
+            if worker.is_stuck:
+                cause, how = Restart.STUCK, "was killed since its loop had stopped"
+            self._on_worker_death(worker, cause, "" if status == 0 else how, reason)
         elif pid == self._monitor_pid:
             self._monitor_pid = 0
             if self._phase is Phase.SERVING:
                 log.error("the monitor %s; starting another", how)
-                self._not_before = time.monotonic() + RETRY_DELAY_S
-        elif any(generation.host_pid == pid for generation in self._generations()):
+                self._monitor_not_before = time.monotonic() + RETRY_DELAY_S
+        elif any(generation.host_pid == pid for generation in self._all_generations()):
             self._on_host_death(pid, reason or f"the model host {how}")
         else:
             log.debug("an adopted process %d %s", pid, how)
+            self._strangers[pid] = time.monotonic(), status
+            if len(self._strangers) > STRANGERS_KEPT:
+                del self._strangers[next(iter(self._strangers))]
 
-    def _on_worker_death(self, worker: Worker, status: int, how: str) -> None:
+    def _on_worker_death(self, worker: Worker, cause: Restart, how: str, reason: str) -> None:
+        """Draw the conclusions.
+
+        ``how`` it ended is empty for an orderly end; the ``reason`` is what it had said itself.
+        """
         self._forget(worker)
-        if self._phase is not Phase.SERVING or worker.state is State.DRAINING:
-            if status and not worker.is_condemned:
-                log.error("worker %d (pid %d) %s", worker.slot, worker.pid, how)
+        is_stopping = self._phase in (Phase.DRAINING, Phase.CLOSING)
+        if is_stopping or worker.state is State.DRAINING:
+            if how and not worker.is_condemned:
+                log.error("worker %d (pid %d) was not done: it %s", worker.slot, worker.pid, how)
             return
+        how = how or "ended without being told to"
         if worker.state is State.STARTING:
-            self._on_boot_failure(how)
+            why = reason or f"worker {worker.slot} (pid {worker.pid}) {how} before it was ready"
+            self._on_boot_failure(worker.generation, why)
             return
-        self._scoreboard.count_restart(by_signal=os.WIFSIGNALED(status))
+        self._scoreboard.count(cause)
         log.error("worker %d (pid %d) %s; replacing it", worker.slot, worker.pid, how)
         self._write_ready_file()
+        if not self._budget.spend(time.monotonic()):
+            self._give_up(
+                f"more than {self._budget.limit} workers have died within "
+                f"{self._budget.window_s:g} s (MAX_RESTARTS, RESTART_WINDOW_SEC); "
+                f"the last one {how}",
+                CRASH_LOOP_STATUS,
+            )
 
     def _on_host_death(self, pid: int, how: str) -> None:
-        generation = self._next if self._next and self._next.host_pid == pid else self._current
-        assert generation is not None
+        generation = next(g for g in self._all_generations() if g.host_pid == pid)
         generation.host_pid = 0
-        self._close_commands(generation)
-        directory.retire(self._metrics_dir, f"host{generation.number % 2}")
-        if self._phase is not Phase.SERVING:
+        self._spawner.close_commands(generation)
+        directory.retire(self._metrics_dir, generation.host_name)
+        for worker in self._fleet.of(generation):
+            if not worker.pid:  # it will never be forked
+                self._forget(worker)
+        if self._phase is not Phase.SERVING or generation in self._retired:
             return
         if generation is self._next:
-            for worker in self._serving(generation):
-                self._drain(worker)
-            self._next = None
-            self._on_boot_failure(how)
+            if not generation.is_reload:
+                self._abandon_next()
+            self._on_boot_failure(generation, how)
         else:
             log.error("%s; its workers go on", how)
 
-    def _on_boot_failure(self, why: str) -> None:
-        """A load or a start that failed: fatal unless somebody serves, or might with more luck."""
+    def _on_boot_failure(self, generation: Generation, why: str) -> None:
+        """A load or a start that failed: fatal where nobody serves, else tried again later."""
+        if generation in self._retired and generation.is_reload:
+            return
+        self._scoreboard.count_boot_failure()
+        if self._phase is not Phase.SERVING:
+            log.error("%s", why)
+            self._not_before = time.monotonic() + RETRY_DELAY_S
+            return
+        if generation is self._next and generation.is_reload:
+            self._fail_reload(why)
+            return
         self._boot_failures += 1
-        is_serving = any(worker.state is State.READY for worker in self._workers)
-        is_reload = self._current is not None and self._next is not None
-        if not is_serving or (self._boot_failures >= BOOT_ATTEMPTS and not is_reload):
+        has_failed_often = self._boot_failures >= BOOT_ATTEMPTS
+        if self._current is None and (has_failed_often or not self._fleet.has_ready):
             raise StartupError(why)
-        delay_s = min(RETRY_DELAY_S * 2**self._boot_failures, LONGEST_RETRY_DELAY_S)
+        if has_failed_often and not self._fleet.has_ready:
+            self._give_up(why, status=1)
+            return
+        delay_s = 0.0
+        if self._boot_failures > 1:
+            delay_s = min(RETRY_DELAY_S * 2 ** (self._boot_failures - 2), LONGEST_RETRY_DELAY_S)
         self._not_before = time.monotonic() + delay_s
-        log.error("%s; trying again in %.0f s, the others serve on", why, delay_s)
+        log.error("%s; trying again in %.0f s", why, delay_s)
+
+    def _give_up(self, why: str, status: int) -> None:
+        """End the daemon, when those who can still answer have answered."""
+        log.critical("giving up: %s", why)
+        self._end = StartupError(why, status)
+        self._begin_to_stop(delay_s=0)
 
     def _forget(self, worker: Worker) -> None:
-        self._workers.remove(worker)
+        self._fleet.workers.remove(worker)
         self._scoreboard.clear_slot(worker.slot)
         directory.retire(self._metrics_dir, str(worker.slot))
-
-    def _in_slot(self, slot: int) -> Worker | None:
-        return next((worker for worker in self._workers if worker.slot == slot), None)
 
     def _show(self, worker: Worker) -> None:
         self._scoreboard.set_slot(worker.slot, worker.pid, worker.state, worker.generation.number)
 
-    # Stopping
+    # Ending
 
-    def _drain(self, worker: Worker) -> None:
+    def _drain(self, worker: Worker, now: float) -> None:
         """Ask a worker to finish. One that has not come up has nothing to finish."""
-        if worker.pid:
-            worker.is_condemned = worker.state is not State.READY
-            _kill(worker.pid, signal.SIGKILL if worker.is_condemned else signal.SIGTERM)
+        if worker.state is State.STARTING:
+            self._condemn(worker)
+        elif worker.state is State.READY:
             worker.state = State.DRAINING
-            self._show(worker)
+            worker.ends_by = now + self._config.drain_timeout_sec + KILL_MARGIN_S
+            self._show(worker)  # first, for by that the worker knows that it is us
+            _kill(worker.pid, signal.SIGTERM)
+
+    def _condemn(self, worker: Worker) -> None:
+        """Kill a worker of which nothing is needed any more, as soon as it has a pid."""
+        worker.is_condemned = True
+        worker.state = State.DRAINING
+        self._show(worker)
+        if worker.pid:
+            _kill(worker.pid, signal.SIGKILL)
+
+    def _close_retired(self, now: float) -> None:
+        """End a host when its last worker has ended, which may use what the host has made."""
+        for generation in list(self._retired):
+            if self._fleet.of(generation):
+                continue
+            if not generation.host_pid:
+                self._retired.remove(generation)
+            elif generation.ends_by is FOREVER:
+                generation.ends_by = now + HOST_STOP_S
+                self._spawner.close_commands(generation)
+            elif now > generation.ends_by:
+                _kill(generation.host_pid, signal.SIGKILL)
+
+    def _begin_to_stop(self, delay_s: float) -> None:
+        self._enter(Phase.ANNOUNCED, delay_s)
+        self._scoreboard.set_draining()
+        self._remove_ready_file()
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         """Enter a phase that lasts so long at most."""
@@ -485,11 +636,12 @@ class Supervisor:
     def _stop_in_steps(self, now: float) -> None:
         """Workers first; then, with nothing more to count, the monitor; then all that is left."""
         is_over = now >= self._phase_ends
-        live = [worker for worker in self._workers if worker.pid]
+        live = [worker for worker in self._fleet if worker.pid]
         if self._phase is Phase.ANNOUNCED and is_over:
             self._enter(Phase.DRAINING, self._config.drain_timeout_sec + KILL_MARGIN_S)
+            self._scoreboard.set_closing()
             for worker in live:
-                self._drain(worker)
+                self._drain(worker, now)
             self._kill_loading_host()
             is_over = False
         if self._phase is Phase.DRAINING and (is_over or not live):
@@ -499,42 +651,40 @@ class Supervisor:
             self._enter(Phase.CLOSING, MONITOR_STOP_S if self._monitor_pid else HOST_STOP_S)
             if self._monitor_pid:
                 _kill(self._monitor_pid, signal.SIGTERM)
-            for generation in self._generations():
-                self._close_commands(generation)
+            for generation in self._all_generations():
+                self._spawner.close_commands(generation)
         if self._phase is Phase.CLOSING:
-            hosts = [g.host_pid for g in self._generations() if g.host_pid]
+            hosts = [g.host_pid for g in self._all_generations() if g.host_pid]
             left = [pid for pid in (self._monitor_pid, *hosts) if pid]
             if left and now < self._phase_ends:
                 return
             if left:
                 log.error("the monitor or the model host does not end; killing it: %s", left)
-            raise Stop(0)
+            raise self._end
 
     def _generations(self) -> list[Generation]:
         return [g for g in (self._current, self._next) if g is not None]
 
+    def _all_generations(self) -> list[Generation]:
+        return [*self._generations(), *self._retired]
+
     def _kill_loading_host(self) -> None:
         """End a load that nobody waits for any more."""
-        if self._next is not None and self._next.loading is Loading.UNDECIDED:
-            _kill(self._next.host_pid, signal.SIGKILL)
+        if self._next and self._next.loading is Loading.UNDECIDED and self._next.host_pid:
+            processes.kill_with_children(self._next.host_pid)
 
     def _kill_all(self) -> None:
         """Leave nothing behind: our children, and what they had started and we have adopted."""
-        self._scoreboard.set_draining()
+        self._scoreboard.set_closing()
         self._remove_ready_file()
-        for generation in self._generations():
-            self._close_commands(generation)
+        for generation in self._all_generations():
+            self._spawner.close_commands(generation)
         deadline = time.monotonic() + KILL_MARGIN_S
         while (children := processes.children()) and time.monotonic() < deadline:
             for pid in children:
                 _kill(pid, signal.SIGKILL)
             list(_reap())
             time.sleep(0.005)
-
-    def _close_commands(self, generation: Generation) -> None:
-        if generation.commands >= 0:
-            os.close(generation.commands)
-            generation.commands = -1
 
     def _remove_ready_file(self) -> None:
         if self._config.ready_file and self._was_ready:
@@ -545,6 +695,7 @@ class Supervisor:
 
 
 def _kill(pid: int, number: int) -> None:
+    assert pid > 0, "that would be a whole group of processes"
     try:
         os.kill(pid, number)
     except ProcessLookupError:

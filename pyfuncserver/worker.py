@@ -7,26 +7,38 @@ signals and the lifeline are served whatever the model does.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import math
+import random
 import signal
+import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 
 from pyfuncserver.codec import upi
 from pyfuncserver.config import Config
+from pyfuncserver.errors import PredictionTimedOut, ServingError, StartupError
 from pyfuncserver.metrics import instruments
+from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.ports import Ports
 from pyfuncserver.protocol.rest.app import Surroundings, application
+from pyfuncserver.protocol.rest.connection import Limits
 from pyfuncserver.protocol.rest.front import HttpFront
-from pyfuncserver.scoreboard import Scoreboard
-from pyfuncserver.utils import logs, processes
+from pyfuncserver.reports import Reports
+from pyfuncserver.scoreboard import BEAT_INTERVAL_S, Restart, Scoreboard
+from pyfuncserver.utils import logs, processes, tls
+from pyfuncserver.utils.tokens import Tokens
 
 log = logging.getLogger(__name__)
+
+STANDARD_ERROR = 2
+LONGEST_WARM_UP_S = 60.0
+"""Where PREDICT_TIMEOUT_SEC does not say how long a prediction may take."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +48,31 @@ class Place:
     config: Config
     ports: Ports
     scoreboard: Scoreboard
+    reports: Reports
     slot: int
     lifeline: int
     """A descriptor at whose end the supervisor is gone."""
+    must_warm_up: bool = False
+    """A model that cannot answer its own example is not to take over from one that serves."""
 
 
-def run(place: Place, runner: PyFuncRunner, when_ready: Callable[[], None]) -> int:
+def run(place: Place, runner: PyFuncRunner) -> int:
     """Serve until told to stop, then drain. Gives the exit status: 0, or 1 if requests were cut.
 
-    Raises: StartupError where a port cannot be bound.
+    Raises: StartupError where a port cannot be bound, or the model fails at its own example.
     """
     logs.set_role(f"worker-{place.slot}")
     instruments.set_identity(str(place.slot))
     processes.forget_signals_in_forks()
-    return asyncio.run(_Worker(place, runner).serve(when_ready))
+    return asyncio.run(_Worker(place, runner).serve())
 
 
 class _Worker:
     def __init__(self, place: Place, runner: PyFuncRunner) -> None:
         self._place = place
+        self._runner = runner
         config = place.config
-        meters = instruments.Instruments()
+        self._meters = meters = instruments.Instruments()
         meters.model.labels(
             config.model_name,
             config.model_version,
@@ -65,22 +81,36 @@ class _Worker:
             runner.kind.value,
             runner.loader_module,
         ).set(1)
-        service = InferenceService({config.full_name: runner}, meters)
-        self._http = self._http_front(service) if config.speaks_http else None
+
+        self._tls = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
+        self._tokens = Tokens(config.token_file) if config.token_file else None
+
+        def service(width: int) -> InferenceService:
+            lane = Lane(width, config.max_queue, config.predict_timeout_sec, self._on_stuck)
+            return InferenceService({config.full_name: runner}, meters, lane)
+
+        self._services = []
+        self._http = None
+        if config.speaks_http:
+            self._services.append(service(config.threads))
+            self._http = self._http_front(self._services[-1])
         self._upi = None
         if config.speaks_upi:
             from pyfuncserver.protocol.upi.front import UpiFront  # only where gRPC is spoken
 
             assert place.ports.grpc_port is not None
+            self._services.append(service(config.grpc_concurrency))
             self._upi = UpiFront(
-                service,
-                config.full_name,
+                self._services[-1],
+                config,
                 place.ports.grpc_port,
-                config.grpc_concurrency,
-                config.grpc_options,
+                is_ready=lambda: place.scoreboard.is_ready,
+                authorize=self._tokens.accepts if self._tokens is not None else None,
+                tls=self._tls,
             )
         self._stopping = asyncio.Event()
-        self._is_orphan = False
+        self._is_leaving = False
+        self._lifetime = _lifetime(config)
 
     def _http_front(self, service: InferenceService) -> HttpFront:
         around = Surroundings(
@@ -88,58 +118,147 @@ class _Worker:
             scoreboard=self._place.scoreboard,
             slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
             service=service,
-            predictions=ThreadPoolExecutor(1, thread_name_prefix="predict"),
+            tokens=self._tokens,
         )
-        return HttpFront(application(around), self._place.ports.http)
+        limits = Limits.of(self._place.config)
+        return HttpFront(
+            application(around), self._place.ports.http, limits, self._tls, self._count_refusal
+        )
 
-    async def serve(self, when_ready: Callable[[], None]) -> int:
+    def _count_refusal(self, status: int) -> None:
+        self._meters.refusals.labels(str(status)).inc()
+
+    async def serve(self) -> int:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         loop.add_reader(self._place.lifeline, self._lose_supervisor)
+        if self._runner.has_example:
+            await self._warm_up()
+        if self._stopping.is_set():
+            return 0
         if self._upi is not None:
             self._upi.start()
         if self._http is not None:
             self._http.start()
-        when_ready()
-        watch = asyncio.ensure_future(self._watch_readiness())
+        self._place.scoreboard.beat(self._place.slot)
+        self._place.reports.send("ready", slot=self._place.slot)
+        pulse = asyncio.ensure_future(self._pulse())
+        pulse.add_done_callback(_tell_of_failure)
         await self._stopping.wait()
-        watch.cancel()
         is_clean = await self._drain()
-        if self._is_orphan:
-            processes.kill_children()
+        pulse.cancel()
         return 0 if is_clean else 1
+
+    def _on_sigterm(self) -> None:
+        """End, if it was the supervisor; else let it put another worker in this one's place."""
+        if self._place.scoreboard.is_leaving(self._place.slot):
+            self._stopping.set()
+        elif not self._place.scoreboard.is_draining:  # else the supervisor's word is to come
+            log.warning("SIGTERM from somebody else than the supervisor")
+            self._ask_for_replacement(Restart.SIGNAL)
+
+    async def _warm_up(self) -> None:
+        """Have the model answer its own example, so that no client waits for a first call.
+
+        Raises: StartupError where it fails and must not.
+        """
+        log.info("warming up with the model's input example")
+        started = time.monotonic()
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        failures: list[ServingError] = []
+
+        def answer() -> None:
+            try:
+                self._runner.warm_up()
+            except ServingError as failure:
+                failures.append(failure)
+            finally:
+                loop.call_soon_threadsafe(done.set)
+
+        # A daemon thread, and not the loop: should it hang, the lifeline and SIGTERM are still
+        # heard, and nobody waits for it.
+        threading.Thread(target=answer, name="warm-up", daemon=True).start()
+        waits = [asyncio.ensure_future(event.wait()) for event in (done, self._stopping)]
+        limit_s = self._place.config.predict_timeout_sec or LONGEST_WARM_UP_S
+        await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self._stopping.is_set():
+            return
+        if not done.is_set():
+            failures.append(PredictionTimedOut(limit_s))
+            log.error("the model does not answer its own input example within %g s", limit_s)
+        if not failures:
+            log.info("warmed up in %.2f s", time.monotonic() - started)
+        elif self._place.must_warm_up:
+            raise StartupError(f"{failures[0]} (at the model's own input example)")
 
     def _lose_supervisor(self) -> None:
         log.error("the supervisor is gone; draining")
-        self._is_orphan = True
         asyncio.get_running_loop().remove_reader(self._place.lifeline)
-        self._place.scoreboard.set_draining()
+        self._place.scoreboard.set_closing()
         self._stopping.set()
 
-    async def _watch_readiness(self) -> None:
-        """Pass on what the supervisor has decided: gRPC health turns before the drain starts."""
-        while self._upi is not None:
-            if self._place.scoreboard.is_draining:
+    async def _pulse(self) -> None:
+        """Beat, as long as the loop turns; and see what has become due meanwhile."""
+        while True:
+            self._place.scoreboard.beat(self._place.slot)
+            # The supervisor has decided: gRPC health turns before the drain starts.
+            if self._upi is not None and self._place.scoreboard.is_draining:
                 self._upi.tell_not_serving()
-                return
-            await asyncio.sleep(0.1)
+            if self._predictions() >= self._lifetime:
+                self._ask_for_replacement(Restart.RECYCLED)
+            await asyncio.sleep(BEAT_INTERVAL_S)
+
+    def _predictions(self) -> int:
+        return sum(service.answered for service in self._services)
+
+    def _on_stuck(self) -> None:
+        """A prediction outran its limit: show where it hangs. Called on a lane's thread."""
+        self._ask_for_replacement(Restart.TIMEOUT)
+        log.error("a prediction hangs (PREDICT_TIMEOUT_SEC); the stacks of all threads follow")
+        faulthandler.dump_traceback(STANDARD_ERROR, all_threads=True)
+
+    def _ask_for_replacement(self, reason: Restart) -> None:
+        """Ask once; until a replacement serves, this worker does."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._place.reports.send("replace", slot=self._place.slot, reason=reason.value)
+
+    def _is_last(self) -> bool:
+        return self._place.scoreboard.is_closing
 
     async def _drain(self) -> bool:
         timeout_s = self._place.config.drain_timeout_sec
         started = time.monotonic()
-        last = self._place.scoreboard.is_draining
         drains = []
         if self._http is not None:
-            drains.append(self._http.drain(timeout_s, last))
+            drains.append(self._http.drain(timeout_s, self._is_last()))
         if self._upi is not None:
-            drains.append(asyncio.to_thread(self._upi.drain, timeout_s, last))
-        is_clean = all(await asyncio.gather(*drains))
+            drains.append(asyncio.to_thread(self._upi.drain, timeout_s, self._is_last))
+        ends = await asyncio.gather(*drains, return_exceptions=True)
+        for error in ends:
+            if isinstance(error, BaseException):
+                log.error("a drain has failed", exc_info=error)
+        is_clean = all(end is True for end in ends)
         took_s = time.monotonic() - started
         if is_clean:
             log.info("drained in %.2f s", took_s)
         else:
             log.error("open requests were cut off after %.2f s (DRAIN_TIMEOUT_SEC)", took_s)
         return is_clean
+
+
+def _tell_of_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the pulse has stopped; this worker will be replaced", exc_info=error)
+
+
+def _lifetime(config: Config) -> float:
+    """Give the number of predictions after which a worker is to be replaced."""
+    if not config.max_requests:
+        return math.inf
+    return config.max_requests + random.randint(0, config.max_requests_jitter)
 
 
 def preload(config: Config) -> None:

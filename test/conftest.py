@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from groups import CpuGroup, Group, MemoryGroup, made
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before anything imports MLflow
 
@@ -88,3 +89,17 @@ def upi_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     )
     return target
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Group]:
+    """Give a control group whose memory can be limited; skips where none can be made."""
+    with made(MemoryGroup, "memory") as group:
+        yield group
+
+
+@pytest.fixture
+def cpu_group() -> Iterator[Group]:
+    """Give a control group whose processor time can be limited; skips where none can be made."""
+    with made(CpuGroup, "cpu") as group:
+        yield group

@@ -30,6 +30,8 @@ from typing import Any, TypeVar
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from pyfuncserver.config import settings
+
 PREDICT_VALUES = "/caraml.upi.v1.UniversalPredictionService/PredictValues"
 MARKER = "PYFUNCSERVER_TEST_ID"
 STOP_TIMEOUT_S = 15.0
@@ -37,8 +39,11 @@ POLL_INTERVAL_S = 0.02
 LOG_LINES_SHOWN = 60
 
 # What the caller's shell has set for a server of its own must not reach the one under test.
-_FOREIGN_PREFIXES = ("CARAML_", "PROMETHEUS_", "PUSHGATEWAY_", "PUBLISHER_", "GRPC_", "DRAIN_")
-_FOREIGN_NAMES = {"WORKERS", "LOG_LEVEL", "MODEL_DIR", "MODEL_LOADING", "READY_FILE", "DRY_RUN"}
+_FOREIGN_NAMES = {name for row in settings() for name in (row.variable, *row.aliases)} | {
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+}
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 T = TypeVar("T")
@@ -75,7 +80,7 @@ def daemon_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if name not in _FOREIGN_NAMES and not name.startswith(_FOREIGN_PREFIXES)
+        if name not in _FOREIGN_NAMES and not name.startswith(("CARAML_", "GRPC_"))
     }
     # The daemon runs in a directory of its own, and must still find the package under test.
     paths = [_package_parent(), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -145,8 +150,11 @@ class Daemon:
         *,
         env: Mapping[str, str] | None = None,
         flags: Sequence[str] = (),
+        command_prefix: Sequence[str] = (),
         ready_timeout_s: float = 60,
+        wait: bool = True,
     ) -> None:
+        self._must_wait = wait
         self._id = uuid.uuid4().hex
         self._directory = Path(tempfile.mkdtemp(prefix="pyfuncserver-test-"))
         self._log = self._directory / "daemon.log"
@@ -157,7 +165,8 @@ class Daemon:
             "READY_FILE": str(self._ready_file),
             MARKER: self._id,
         }
-        self._command = [sys.executable, "-m", "pyfuncserver", "--model_dir", str(model_dir)]
+        self._command = [*command_prefix, sys.executable, "-m", "pyfuncserver"]
+        self._command += ["--model_dir", str(model_dir)]
         self._command += flags
         self._process: subprocess.Popen[bytes] | None = None
         self.full_name = "model-1"
@@ -180,12 +189,13 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        try:
-            self._wait_ready()
-        except BaseException:
-            self._kill_all()
-            self._clean_up()
-            raise
+        if self._must_wait:
+            try:
+                self.wait_ready()
+            except BaseException:
+                self._kill_all()
+                self._clean_up()
+                raise
         return self
 
     def __exit__(
@@ -334,7 +344,9 @@ class Daemon:
         assert self._process is not None, "the daemon is started by `with`"
         return self._process
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Wait until it is ready; `with` does so, unless told not to."""
+
         def ready() -> dict[str, Any] | None:
             status = self._started.poll()
             if status is not None:

@@ -11,11 +11,13 @@ hints. A hint on the input would change how MLflow calls the model, so there are
 from __future__ import annotations
 
 import atexit
+import ctypes
 import datetime
 import importlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +78,13 @@ class Legacy(mlflow.pyfunc.PythonModel):
 
     def predict(self, model_input, **kwargs):
         return {"echo": model_input, "headers": kwargs.get("headers")}
+
+
+class Anything(mlflow.pyfunc.PythonModel):
+    """Takes any JSON, in the way of Legacy, and tells only what Python made of it."""
+
+    def predict(self, model_input, **kwargs):
+        return {"type": type(model_input).__name__}
 
 
 class Protocol(str, Enum):
@@ -512,3 +521,131 @@ class Hostile(mlflow.pyfunc.PythonModel):
         sleeper.terminate()
         sleeper.join(10)
         return {"squares": squares, "exitcode": sleeper.exitcode}
+
+
+class Witness(PyFuncModel):
+    """Answers its process, the request's number, and the value that it was saved with.
+
+    Before that it does what the request says in `do`, or over UPI in `target_name`, which may be
+    the end of its process. Numbers come in `prediction_context` over UPI, and so do the answers.
+    """
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def infer(self, request: Any, **kwargs: Any) -> Any:
+        return self.witness(request.get("do", ""), request)
+
+    def upiv1_infer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        numbers = {v.name: v.double_value or v.integer_value for v in request.prediction_context}
+        return variables_response(request, self.witness(request.target_name, numbers))
+
+    def witness(self, do: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        acts: dict[str, Callable[[], None]] = {
+            "sleep": lambda: time.sleep(numbers["seconds"]),
+            "hang": hang,
+            "hold_the_gil": hold_the_gil,
+            "segfault": segfault,
+            "exit": leave,
+            "eat": eat,
+        }
+        if do:
+            acts[do]()
+        return {"pid": os.getpid(), "number": numbers.get("number", 0), "value": self.value}
+
+
+def hang() -> None:
+    threading.Event().wait()
+
+
+def hold_the_gil() -> None:
+    """Keep every other thread of the process from running, as an extension in a loop does."""
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def eat() -> None:
+    eaten = []
+    while True:
+        eaten.append(b"x" * 8_000_000)
+
+
+class Heavy(mlflow.pyfunc.PythonModel):
+    """Holds so many MB of weights."""
+
+    def __init__(self, megabytes: int) -> None:
+        self.megabytes = megabytes
+
+    def load_context(self, context):
+        self.weights = np.ones(self.megabytes << 17)
+
+    def predict(self, context, model_input, params=None):
+        return [float(self.weights[0])]
+
+
+class Rehearsed(mlflow.pyfunc.PythonModel):
+    """Notes the process that each call ran in, in a file."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def predict(self, context, model_input, params=None):
+        with open(self.mark, "a", encoding="ascii") as mark:
+            mark.write(f"{os.getpid()}\n")
+        return model_input
+
+
+def save_rehearsed(path: Path, mark: Path) -> Path:
+    """Save it with an input example, which it has to answer before it serves."""
+    return save(Rehearsed(str(mark)), path, input_example=pd.DataFrame({"a": [1.0, 2.0]}))
+
+
+class Surrounded(mlflow.pyfunc.PythonModel):
+    """Answers the variables of its environment as they were when it was loaded."""
+
+    def load_context(self, context):
+        self.environment = dict(os.environ)
+
+    def predict(self, context, model_input, params=None):
+        return [self.environment]
+
+
+class Uneven(mlflow.pyfunc.PythonModel):
+    """Counts its loads in a directory; one of them takes ten minutes. Answers after a while."""
+
+    def __init__(self, marks: str, slow_one: int) -> None:
+        self.marks = marks
+        self.slow_one = slow_one
+
+    def load_context(self, context):
+        number = 1
+        while True:  # several loads at once: each number is taken once
+            try:
+                Path(self.marks, str(number)).touch(exist_ok=False)
+                break
+            except FileExistsError:
+                number += 1
+        if number == self.slow_one:
+            time.sleep(600)
+
+    def predict(self, context, model_input, params=None):
+        time.sleep(1)
+        return os.getpid()
+
+
+class LateFailure(mlflow.pyfunc.PythonModel):
+    """Says that its load has begun, takes two seconds for it, and fails."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def load_context(self, context):
+        Path(self.mark).touch()
+        time.sleep(2)
+        raise KeyError("weights are missing")
+
+    def predict(self, context, model_input, params=None):
+        return model_input

@@ -14,6 +14,8 @@ import decimal
 import enum
 import json
 import math
+import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from functools import singledispatch
@@ -24,6 +26,9 @@ import orjson
 import pandas as pd
 
 JSONDecodeError = orjson.JSONDecodeError
+DEEP_CALLS = 4000
+_deep = threading.Lock()
+"""Held while the limit of recursion is another than usual, which is one for all threads."""
 
 
 def loads(body: bytes | bytearray | memoryview) -> Any:
@@ -46,9 +51,26 @@ def dumps(value: Any) -> bytes:
 
 def _write_slowly(value: Any) -> bytes:
     try:
-        return json.dumps(_plain(value), allow_nan=False, separators=(",", ":")).encode()
+        return _write_plain(value)
     except RecursionError:
-        raise ValueError("the answer is nested too deeply, or contains itself") from None
+        return _write_deep(value)
+
+
+def _write_plain(value: Any) -> bytes:
+    return json.dumps(_plain(value), allow_nan=False, separators=(",", ":")).encode()
+
+
+def _write_deep(value: Any) -> bytes:
+    """Write what is nested as deeply as a request may be: orjson reads 1,024 levels."""
+    with _deep:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + DEEP_CALLS)
+        try:
+            return _write_plain(value)
+        except RecursionError:
+            raise ValueError("the answer is nested too deeply, or contains itself") from None
+        finally:
+            sys.setrecursionlimit(limit)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -29,6 +29,10 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     context: Any = None
     """The ``grpc.ServicerContext``, where the transport is gRPC."""
+    deadline: float = float("inf")
+    """When the client stops waiting, by :func:`time.monotonic`."""
+    is_wanted: Callable[[], bool] = lambda: True
+    """Whether the client is still there, where the transport can say so when it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Reply:
     """The HTTP reason phrase, or gRPC details; empty for the usual one."""
     cause: BaseException | None = None
     """What the model's gRPC context raised, which gRPC has to see again."""
+    retry_after_s: int | None = None
+    """When the client may try again, where that helps."""
 
 
 class Dialect(Protocol):

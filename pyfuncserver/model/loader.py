@@ -25,6 +25,8 @@ class LoadedModel:
     pyfunc: Any
     loader_module: str
     address: str
+    example: Any = None
+    """The input example that was logged with the model, or None."""
 
 
 def load(address: str) -> LoadedModel:
@@ -46,7 +48,16 @@ def load(address: str) -> LoadedModel:
         raise StartupError(f"the model {address} cannot be loaded: {_cause(error)}") from error
     loader_module = str(model.loader_module)
     log.info("loaded %s (%s) in %.2f s", address, loader_module, time.monotonic() - started)
-    return LoadedModel(model, loader_module, address)
+    return LoadedModel(model, loader_module, address, _example(model, directory))
+
+
+def _example(model: Any, directory: Path) -> Any:
+    """Read the model's input example; None where it has none, or none that can be read."""
+    try:
+        return model.metadata.load_input_example(str(directory))
+    except Exception as error:  # noqa: BLE001  whatever it is that MLflow cannot read back
+        log.warning("the model's input example cannot be read: %s", error)
+        return None
 
 
 def _local_directory(address: str) -> Path:
@@ -57,7 +68,9 @@ def _local_directory(address: str) -> Path:
         raise StartupError(f"the model {address} is not a directory")
     if not (path / "MLmodel").is_file():
         raise StartupError(f"the model {address} has no MLmodel file; is it an MLflow model?")
-    return path
+    # MLflow refuses artifacts that a link leads to out of the directory it was given; and a link is
+    # how a new version is put in place at once (Kubernetes does so).
+    return path.resolve()
 
 
 def _cause(error: BaseException) -> str:

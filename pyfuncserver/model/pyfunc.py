@@ -116,14 +116,34 @@ def _is_contextless(model: Any, python_model: Any) -> bool:
 class PyFuncRunner:
     """Runs one loaded pyfunc model. ``kind`` and all that follows from it is decided here, once."""
 
-    def __init__(self, model: Any, loader_module: str = "") -> None:
+    def __init__(self, model: Any, loader_module: str = "", example: Any = None) -> None:
         self.loader_module = loader_module
         self.kind = kind_of(model)
+        self._model = model
+        self._example = example
         self._predict: dict[Form, Callable[[Call], Answer]] = {
             ModelKind.MERLIN: _merlin,
             ModelKind.LEGACY: _legacy,
             ModelKind.PLAIN: _plain,
         }[self.kind](model)
+
+    @property
+    def has_example(self) -> bool:
+        """Tell whether the model has an input example that it takes.
+
+        The classes of the Merlin SDK and the legacy ones take what no example holds.
+        """
+        return self._example is not None and self.kind is ModelKind.PLAIN
+
+    def warm_up(self) -> None:
+        """Have the model answer its own input example.
+
+        Raises: ModelFailed, with what the model had raised as its cause.
+        """
+        try:
+            self._model.predict(self._example)
+        except BaseException as error:  # the user's model, as in predict
+            raise model_failed("The model fails at its own input example", error) from error
 
     def predict(self, call: Call) -> Answer:
         """Run a call; see :class:`~pyfuncserver.model.call.ModelRunner`."""

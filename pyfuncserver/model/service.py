@@ -1,65 +1,86 @@
-"""The InferenceService: the one place for which model, metrics, and what a failure becomes."""
+"""The InferenceService: the one place for which model, what is let in, and who is answered."""
 
 from __future__ import annotations
 
-import logging
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
 
-from pyfuncserver.errors import InternalError, ServingError, UnknownModel
+from pyfuncserver.errors import ServingError
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Dialect, ModelRunner, Reply, Request
-from pyfuncserver.utils import logs
+from pyfuncserver.model.exchange import Exchange, Meters
+from pyfuncserver.model.lane import Lane
 
-log = logging.getLogger(__name__)
+FOREVER_S = 1e9
+"""A wait that is longer has no end; the operating system could not count it."""
 
 
 class InferenceService:
     """Answers requests in any dialect with the models of this process. Thread-safe."""
 
-    def __init__(self, runners: Mapping[str, ModelRunner], instruments: Instruments) -> None:
+    def __init__(
+        self, runners: Mapping[str, ModelRunner], instruments: Instruments, lane: Lane
+    ) -> None:
         self._runners = runners
         self._instruments = instruments
+        self._lane = lane
+        self._meters: dict[str, Meters] = {}
 
     @property
-    def models(self) -> Sequence[str]:
-        return list(self._runners)
+    def answered(self) -> int:
+        """How many requests have had their turn so far."""
+        return self._lane.started
 
-    def handle(self, dialect: Dialect, request: Request) -> Reply:
-        """Answer a request, to its end, on this thread; never raises."""
-        started = time.monotonic()
-        in_flight = self._instruments.in_flight.labels(dialect.name)
-        in_flight.inc()
-        try:
-            with logs.request(request.id):
-                reply, fault = self._answer(dialect, request)
-                took_s = time.monotonic() - started
-                log.info(
-                    "%s %s status=%s in %.1f ms%s",
-                    dialect.name, request.model, reply.status, took_s * 1000, fault,
-                )  # fmt: skip
-        finally:
-            in_flight.dec()
-        self._instruments.requests.labels(dialect.name, str(reply.status)).inc()
-        self._instruments.duration.labels(dialect.name).observe(took_s)
-        return reply
+    def submit(
+        self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]
+    ) -> Exchange:
+        """Have a request answered; ``deliver`` gets the one reply, on any thread, also on this one.
 
-    def _answer(self, dialect: Dialect, request: Request) -> tuple[Reply, str]:
-        """Give the reply, and what went wrong, if anything did."""
-        try:
-            runner = self._runner(request.model)
-            return dialect.encode(runner.predict(dialect.decode(request))), ""
-        except ServingError as error:
-            failure = error
-        except Exception as error:  # ours: the top of what a request runs
-            failure = InternalError(uuid.uuid4().hex)
-            log.error("an internal error, error_id=%s", failure.error_id, exc_info=error)
-        self._instruments.errors.labels(dialect.name, failure.kind.label).inc()
-        return dialect.error(failure), f": {failure}"
+        Never raises, and never waits.
+        """
+        exchange = self._exchange(dialect, request, deliver)
+        exchange.enter()
+        return exchange
 
-    def _runner(self, model: str) -> ModelRunner:
-        runner = self._runners.get(model)
-        if runner is None:
-            raise UnknownModel(model)
-        return runner
+    def handle(
+        self,
+        dialect: Dialect,
+        request: Request,
+        when_waiting: Callable[[Exchange], None] = lambda _: None,
+    ) -> Reply:
+        """Answer a request, and wait for it; never raises.
+
+        ``when_waiting`` is called where that is not done at once on this thread.
+        """
+        replies: SimpleQueue[Reply] = SimpleQueue()
+        exchange = self._exchange(dialect, request, replies.put)
+        if not exchange.run_here():
+            exchange.enter()
+            when_waiting(exchange)
+        return _first(replies, exchange, request.deadline)
+
+    def refuse(self, dialect: Dialect, request: Request, failure: ServingError) -> Reply:
+        """Count and log a request that a transport does not let in, and give the reply to it."""
+        replies: SimpleQueue[Reply] = SimpleQueue()
+        self._exchange(dialect, request, replies.put).fail(failure)
+        return replies.get_nowait()
+
+    def _exchange(
+        self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]
+    ) -> Exchange:
+        meters = self._meters.get(dialect.name)
+        if meters is None:
+            meters = self._meters.setdefault(dialect.name, Meters(self._instruments, dialect.name))
+        runner = self._runners.get(request.model)
+        return Exchange(self._lane, runner, meters, dialect, request, deliver)
+
+
+def _first(replies: SimpleQueue[Reply], exchange: Exchange, deadline: float) -> Reply:
+    """Wait for the reply; when the deadline passes, it is that the deadline has passed."""
+    left_s = deadline - time.monotonic()
+    try:
+        return replies.get(timeout=max(0.0, left_s) if left_s < FOREVER_S else None)
+    except Empty:
+        exchange.expire()
+        return replies.get()

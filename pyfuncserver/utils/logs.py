@@ -59,6 +59,8 @@ def configure(level: str) -> None:
     logging.captureWarnings(True)
     # The request is logged once, by the service; Tornado would say it again in its own words.
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)
+    # Of every malformed request; they are counted.
+    logging.getLogger("tornado.general").setLevel(logging.WARNING)
 
 
 def restore(level: str) -> None:

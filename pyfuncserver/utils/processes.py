@@ -16,7 +16,29 @@ PR_SET_CHILD_SUBREAPER = 36
 # Threads of libraries that take care of forks themselves and yet stay: jemalloc (in pyarrow) locks
 # its arenas before a fork and starts its thread anew in the child ("background_thread_postfork").
 FORK_SAFE_THREADS = frozenset({"jemalloc_bg_thd"})
-SIGNALS_OF_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+SIGNALS_OF_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+UNEXPECTED_ERROR = 70  # EX_SOFTWARE of sysexits.h
+CRASHES = frozenset(
+    {
+        *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
+        *(signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP),
+    }
+)
+
+_EXIT_GUESSES = {0: "", UNEXPECTED_ERROR: " (an unexpected error; its traceback is in the log)"}
+_ANY_EXIT_GUESS = " (os._exit or sys.exit in the model or its libraries?)"
+_SIGNAL_GUESSES: dict[int, str] = {
+    signal.SIGKILL: " (out of memory, or killed by hand)",
+    signal.SIGSEGV: " (a crash in native code: an access outside of its memory)",
+    signal.SIGBUS: " (a file mapped into memory was cut short, or its disk is full or broken)",
+    signal.SIGFPE: " (a crash in native code: an impossible calculation)",
+    signal.SIGILL: " (native code made for another CPU?)",
+    signal.SIGABRT: " (native code gave up)",
+    signal.SIGSYS: " (a system call that this container forbids)",
+    signal.SIGTRAP: " (native code gave up)",
+    signal.SIGXCPU: " (the limit of CPU time, see ulimit -t)",
+    signal.SIGXFSZ: " (the limit of a file's size, see ulimit -f)",
+}
 
 
 def _prctl(option: int, argument: int) -> bool:
@@ -53,13 +75,14 @@ def fork(child: Callable[[], int]) -> int:
 
 
 def _be_the_child(child: Callable[[], int]) -> NoReturn:
-    status = 70  # EX_SOFTWARE, where even the code below fails
+    status = UNEXPECTED_ERROR  # where even the code below fails
     try:
         signal.set_wakeup_fd(-1)
         for number in SIGNALS_OF_OURS:
             signal.signal(number, signal.SIG_DFL)
-        # A terminal's Ctrl-C reaches the whole group, but stopping is the supervisor's to order.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A terminal's signals reach the whole group, but stopping is the supervisor's to order.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_OURS)
         status = child()
     except SystemExit as stop:
@@ -84,15 +107,15 @@ def _flush() -> None:
             continue
 
 
-def fork_orphan(child: Callable[[], int]) -> None:
-    """Fork a process that the nearest subreaper adopts at once.
+def fork_orphan(child: Callable[[], int], tell: Callable[[int], None]) -> None:
+    """Fork a process that the nearest subreaper adopts at once; ``tell`` is given its pid.
 
     Raises: OSError where the process cannot be made (out of memory, too many processes).
     """
 
     def between() -> int:
         try:
-            fork(child)
+            tell(fork(child))
         except OSError as error:
             return error.errno or 1
         return 0
@@ -139,37 +162,79 @@ def _thread_names() -> dict[int, str]:
 def memory_bytes(pid: int) -> tuple[int, int]:
     """Give a process's resident and proportional (shared pages divided) memory, in bytes.
 
-    Zero where the process is gone or the kernel does not tell (proc(5), "smaps_rollup").
+    Zero where the process is gone or the kernel does not tell.
     """
-    figures = {"Rss": 0, "Pss": 0}
+    figures = _memory_figures(pid)
+    return figures.get("Rss", 0), figures.get("Pss", 0)
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Give the memory of a process that no file stands behind, in bytes, what is swapped included.
+
+    Where the kernel does not tell, the resident memory; zero where the process is gone.
+    """
+    figures = _memory_figures(pid)
+    if not figures:
+        return _resident_bytes(pid)
+    return figures.get("Anonymous", 0) + figures.get("Swap", 0)
+
+
+def _memory_figures(pid: int) -> dict[str, int]:
+    """Read what the kernel tells of a process's memory, in bytes (proc(5), "smaps_rollup")."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
-            for line in rollup:
-                name, _, rest = line.partition(":")
-                if name in figures:
-                    figures[name] = int(rest.split()[0]) * 1024
+            next(rollup, None)  # the range of addresses
+            fields = (line.split() for line in rollup)
+            return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in fields}
     except OSError:
-        return 0, 0
-    return figures["Rss"], figures["Pss"]
+        return {}
 
 
-def describe_exit(status: int) -> str:
-    """Say how a process ended, from its wait status, with a guess at who did it."""
+def _resident_bytes(pid: int) -> int:
+    try:
+        _, pages, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def describe_exit(status: int, out_of_memory: bool | None = None) -> str:
+    """Say how a process ended, from its wait status, with a guess at who did it.
+
+    ``out_of_memory`` tells whether the kernel has killed for want of memory; None where nobody
+    has looked.
+    """
     if os.WIFEXITED(status):
-        return f"exited with status {os.WEXITSTATUS(status)}"
+        code = os.WEXITSTATUS(status)
+        return f"exited with status {code}{_EXIT_GUESSES.get(code, _ANY_EXIT_GUESS)}"
     number = os.WTERMSIG(status)
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    guess = {
-        signal.SIGKILL: " (out of memory, or killed by hand)",
-        signal.SIGSEGV: " (a crash in native code)",
-        signal.SIGABRT: " (native code gave up)",
-    }.get(number, "")  # type: ignore[call-overload]
+    guess = _SIGNAL_GUESSES.get(number, "")
+    if number == signal.SIGKILL and out_of_memory is not None:
+        guess = (
+            " (out of memory)"
+            if out_of_memory
+            else " (by somebody; the memory limit did not do it)"
+        )
     return f"was killed by {name}{guess}"
 
 
-def children() -> list[int]:
-    """List the children of this process, adopted ones and those not yet reaped among them."""
-    own, found = os.getpid(), []
+def cause_of(status: int, out_of_memory: bool) -> str:
+    """Give how a process ended as a metric's label.
+
+    ``exit``; ``crash`` (a fault in native code); ``out_of_memory``; ``signal``, any other.
+    """
+    if os.WIFEXITED(status):
+        return "exit"
+    number = os.WTERMSIG(status)
+    if number == signal.SIGKILL and out_of_memory:
+        return "out_of_memory"
+    return "crash" if number in CRASHES else "signal"
+
+
+def children(of: int | None = None) -> list[int]:
+    """List a process's children, adopted ones and those not yet reaped among them."""
+    own, found = of or os.getpid(), []
     if not sys.platform.startswith("linux"):
         return []  # there nothing was adopted either, see become_subreaper
     for process in Path("/proc").glob("[0-9]*"):
@@ -181,6 +246,16 @@ def children() -> list[int]:
         if int(parent) == own:
             found.append(int(process.name))
     return found
+
+
+def kill_with_children(pid: int) -> None:
+    """End a process, and what it has started."""
+    victims = [pid, *children(pid)]
+    for victim in victims:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def kill_children() -> None:

@@ -19,18 +19,7 @@ from harness import (
     run_daemon_expecting_exit,
     wait_until,
 )
-from load import Load, http_client, upi_client, wait_for_answers
-
-from pyfuncserver.codec import upi
-
-BOTH = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1"}
-
-
-def command(name: str, **numbers: float) -> object:
-    request = upi.messages().PredictValuesRequest(target_name=name)
-    for key, value in numbers.items():
-        request.prediction_context.add(name=key, type=1, double_value=value)
-    return request
+from load import BOTH, Load, command, http_client, upi_client, wait_for_answers
 
 
 def cpu_ticks(pid: int) -> int:

@@ -43,6 +43,22 @@ DEFAULTS: list[tuple[str, str, Any]] = [
     ("prometheus_multiproc_dir", "PROMETHEUS_MULTIPROC_DIR", ""),
     ("model_loading", "MODEL_LOADING", ModelLoading.AUTO),
     ("dry_run", "DRY_RUN", False),
+    ("threads", "THREADS", 1),
+    ("max_queue", "MAX_QUEUE", 1000),
+    ("predict_timeout_sec", "PREDICT_TIMEOUT_SEC", 0),
+    ("max_requests", "MAX_REQUESTS", 0),
+    ("max_requests_jitter", "MAX_REQUESTS_JITTER", 0),
+    ("heartbeat_timeout_sec", "HEARTBEAT_TIMEOUT_SEC", 30),
+    ("max_restarts", "MAX_RESTARTS", 100),
+    ("restart_window_sec", "RESTART_WINDOW_SEC", 60),
+    ("max_body_size", "MAX_BODY_SIZE", 104857600),
+    ("max_header_size", "MAX_HEADER_SIZE", 65536),
+    ("keep_alive_sec", "KEEP_ALIVE_SEC", 75),
+    ("request_timeout_sec", "REQUEST_TIMEOUT_SEC", 60),
+    ("tls_cert", "TLS_CERT", ""),
+    ("tls_key", "TLS_KEY", ""),
+    ("tls_client_ca", "TLS_CLIENT_CA", ""),
+    ("token_file", "TOKEN_FILE", ""),
 ]
 
 # Variable, what is set, what it is read as; by the variable and by the flag alike.
@@ -101,6 +117,17 @@ BAD: list[tuple[str, str, str, str]] = [
     ("drain_delay_sec", "DRAIN_DELAY_SEC", "nan", "0 to 3600"),
     ("model_loading", "MODEL_LOADING", "lazy", "auto, preload, worker"),
     ("dry_run", "DRY_RUN", "perhaps", "true or false"),
+    ("threads", "THREADS", "0", "1 to 1024"),
+    ("max_queue", "MAX_QUEUE", "-1", "0 to 100000"),
+    ("predict_timeout_sec", "PREDICT_TIMEOUT_SEC", "-0.1", "0 to 86400"),
+    ("predict_timeout_sec", "PREDICT_TIMEOUT_SEC", "nan", "0 to 86400"),
+    ("max_requests", "MAX_REQUESTS", "1.5", "0 to 1000000000"),
+    ("heartbeat_timeout_sec", "HEARTBEAT_TIMEOUT_SEC", "0.5", "0, or 1 to 86400"),
+    ("restart_window_sec", "RESTART_WINDOW_SEC", "0", "above 0"),
+    ("max_body_size", "MAX_BODY_SIZE", "10MB", "1 to 2147483647"),
+    ("max_header_size", "MAX_HEADER_SIZE", "100", "1024 to 16777216"),
+    ("keep_alive_sec", "KEEP_ALIVE_SEC", "0", "above 0"),
+    ("request_timeout_sec", "REQUEST_TIMEOUT_SEC", "inf", "above 0"),
 ]
 
 
@@ -370,3 +397,29 @@ def test_readme_has_the_table() -> None:
         pytest.skip("there is no README.md here")
     page = README.read_text(encoding="utf-8")
     assert config.with_table(page) == page, f"run: python -m pyfuncserver.config {README.name}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"TLS_CERT": "a.pem"}, "TLS_CERT and TLS_KEY"),
+        ({"TLS_KEY": "a.pem"}, "TLS_CERT and TLS_KEY"),
+        ({"TLS_CLIENT_CA": "a.pem"}, "TLS_CLIENT_CA needs TLS_CERT"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StartupError, match=said) as refusal:
+        config.read(["--model_dir", "m"])
+    assert refusal.value.status == 2
+
+
+def test_files_are_found_wherever_a_model_goes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOKEN_FILE", "tokens")
+    assert config.read(["--model_dir", "m"]).token_file == str(tmp_path / "tokens")

@@ -17,6 +17,12 @@ TABLE: list[tuple[ServingError, Kind, int, str]] = [
     (errors.InvalidInput("x"), Kind.INVALID_INPUT, 400, "INVALID_ARGUMENT"),
     (errors.UnknownModel("x"), Kind.UNKNOWN_MODEL, 404, "NOT_FOUND"),
     (errors.NotReady("x"), Kind.NOT_READY, 503, "UNAVAILABLE"),
+    (errors.Unauthenticated(), Kind.UNAUTHENTICATED, 401, "UNAUTHENTICATED"),
+    (errors.TooLarge("x", 1, "S"), Kind.TOO_LARGE, 413, "RESOURCE_EXHAUSTED"),
+    (errors.Overloaded(5), Kind.OVERLOADED, 429, "RESOURCE_EXHAUSTED"),
+    (errors.DeadlinePassed(), Kind.DEADLINE, 504, "DEADLINE_EXCEEDED"),
+    (errors.PredictionTimedOut(1), Kind.TIMEOUT, 504, "DEADLINE_EXCEEDED"),
+    (errors.ClientGone(), Kind.CLIENT_GONE, 499, "CANCELLED"),
     (errors.Unsupported("x"), Kind.UNSUPPORTED, 501, "UNIMPLEMENTED"),
     (errors.ModelFailed("x", "id"), Kind.MODEL_FAILED, 500, "INTERNAL"),
     (errors.ModelStatus(422, "x"), Kind.MODEL_STATUS, 422, "INVALID_ARGUMENT"),
@@ -33,7 +39,8 @@ def subclasses(cls: type[ServingError]) -> Iterator[type[ServingError]]:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_kind_maps_to_statuses_that_exist(kind: Kind) -> None:
-    assert http.HTTPStatus(kind.http_status) >= 400
+    # 499 is what nginx logs for a client that has gone; nobody is sent it.
+    assert kind.http_status == 499 or http.HTTPStatus(kind.http_status) >= 400
     assert kind.grpc_code in GRPC_CODES - {"OK"}
     assert kind.label == kind.name.lower()
 
@@ -69,6 +76,14 @@ def test_http_status_without_a_grpc_code_is_unknown() -> None:
 
 def test_unknown_model_reads_as_merlin_says_it() -> None:
     assert str(errors.UnknownModel("iris-1")) == "Model with full name iris-1 does not exist."
+
+
+def test_only_what_passes_by_itself_may_be_tried_again() -> None:
+    assert [type(error) for error, *_ in TABLE if error.retry_after_s] == [errors.Overloaded]
+
+
+def test_a_limit_names_its_setting() -> None:
+    assert "5 bytes (MAX_X)" in str(errors.TooLarge("The body", 5, "MAX_X"))
 
 
 def test_startup_error_ends_the_process_with_1_by_default() -> None:

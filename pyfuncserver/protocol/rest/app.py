@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import math
 import uuid
-from asyncio import Future
 from collections.abc import Awaitable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -20,15 +20,19 @@ import tornado.web
 
 from pyfuncserver.codec import json
 from pyfuncserver.config import NAME_PATTERN
-from pyfuncserver.errors import NotReady, ServingError, UnknownModel
+from pyfuncserver.errors import NotReady, ServingError, Unauthenticated, UnknownModel
 from pyfuncserver.metrics import exposition
 from pyfuncserver.model.call import Dialect, Reply, Request
+from pyfuncserver.model.exchange import Exchange
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.protocol import request_id
-from pyfuncserver.protocol.rest import v1
+from pyfuncserver.protocol.rest import deadline, v1
 from pyfuncserver.scoreboard import Scoreboard
+from pyfuncserver.utils.tokens import Tokens
 
 log = logging.getLogger(__name__)
+
+AUTHORIZATION = "Authorization"
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Surroundings:
     """Where the exposition is rendered: it reads files and must not hold up the loop."""
     service: InferenceService | None = None
     """None in the process that serves nothing but probes and metrics."""
-    predictions: Executor | None = None
-    """The threads on which predictions run."""
+    tokens: Tokens | None = None
+    """What predictions have to bring, if anything."""
 
 
 def application(around: Surroundings) -> tornado.web.Application:
@@ -72,6 +76,8 @@ class Handler(tornado.web.RequestHandler):
     """What all our handlers share: the request's id, the end of a connection, the error body."""
 
     request_id = ""
+    allowed = "GET, HEAD"
+    """The methods of this path."""
 
     def initialize(self, around: Surroundings) -> None:
         self.around = around
@@ -82,11 +88,6 @@ class Handler(tornado.web.RequestHandler):
 
     def data_received(self, chunk: bytes) -> None:
         """Drop a body that nobody asked for."""
-
-    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
-        if self.around.scoreboard.is_draining:
-            self.set_header("Connection", "close")
-        return super().finish(chunk)
 
     def head(self, *args: str, **kwargs: str) -> Awaitable[None] | None:
         """Answer as ``GET`` would; Tornado leaves the body out (RFC 9110, section 9.3.2)."""
@@ -103,11 +104,17 @@ class Handler(tornado.web.RequestHandler):
         """Say in our own shape what Tornado refused, or what a handler of ours did wrong."""
         cause = kwargs.get("exc_info", (None, None, None))[1]
         self.set_header(request_id.HEADER, self.request_id)
+        if status_code == 405:
+            self.set_header("Allow", self.allowed)  # RFC 9110, section 15.5.6
+        if isinstance(cause, Unauthenticated):
+            self.set_header("WWW-Authenticate", "Bearer")
         if isinstance(cause, ServingError):
             self.send(Reply(v1.error_body(cause.http_status, str(cause)), cause.http_status))
             return
         if isinstance(cause, tornado.web.HTTPError):
             reason = cause.reason or _phrase(status_code)
+        elif isinstance(cause, asyncio.CancelledError):
+            reason = _phrase(status_code)  # the loop has ended, and all connections before it
         else:
             error_id = uuid.uuid4().hex
             log.error("an internal error, error_id=%s", error_id, exc_info=cause)
@@ -129,9 +136,30 @@ def _phrase(status: int, wished: str = "") -> str:
 
 
 class NoSuchPath(Handler):
+    """Any other path; the body is read first, so that the connection can be used again."""
+
+    def refuse(self) -> None:
+        raise tornado.web.HTTPError(404, reason=f"No such path: {self.request.path}")
+
+    get = head = post = put = patch = delete = options = refuse  # type: ignore[assignment]
+
+
+class Guarded(Handler):
+    """What is only for those who bring a token, if there are any; they are told at the head."""
+
     def prepare(self) -> None:
         super().prepare()
-        raise tornado.web.HTTPError(404, reason=f"No such path: {self.request.path}")
+        tokens = self.around.tokens
+        if tokens is not None and not tokens.accepts(self.request.headers.get(AUTHORIZATION)):
+            raise Unauthenticated
+
+    def headers_for_model(self) -> dict[str, str]:
+        """Give the request's headers, without the token that let it in."""
+        # Tornado's names are in Title-Case; of duplicates the last one stays.
+        headers = dict(self.request.headers.get_all())
+        if self.around.tokens is not None:
+            headers.pop(AUTHORIZATION, None)
+        return headers
 
 
 class Alive(Handler):
@@ -173,9 +201,10 @@ class Metrics(Handler):
         self.send(Reply(body, 200), content_type)
 
 
-class Predict(Handler):
+class Predict(Guarded):
     """A prediction in one dialect. It runs on a thread of its own, so that probes still answer."""
 
+    allowed = "POST"
     dialect: Dialect
     content_type: str
 
@@ -186,29 +215,60 @@ class Predict(Handler):
         self.dialect = dialect
         self.content_type = content_type
         self.body = bytearray()
-        self.answer: asyncio.Future[Reply] | None = None
+        self.deadline = math.inf
+        self.exchange: Exchange | None = None
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.deadline = deadline.of(self.request.headers.get(deadline.HEADER))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Count what was refused at its head, as the service does what it refuses itself."""
+        cause = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(cause, ServingError) and self.around.service is not None:
+            request = Request(self.path_kwargs["model"], b"", self.request_id)
+            self.around.service.refuse(self.dialect, request, cause)
+        super().write_error(status_code, **kwargs)
 
     def data_received(self, chunk: bytes) -> None:
         self.body += chunk
 
     def on_connection_close(self) -> None:
-        """Take back a prediction that waits for its thread; one that runs is not disturbed."""
-        if self.answer is not None:
-            self.answer.cancel()
+        """Take back a prediction that waits for its turn; one that runs is not disturbed."""
+        super().on_connection_close()  # ends the wait for a body that will not come
+        if self.exchange is not None:
+            self.exchange.abandon()
 
     async def post(self, model: str) -> None:
         request = Request(
             model=model,
             body=bytes(self.body),
             id=self.request_id,
-            # Tornado's names are in Title-Case; of duplicates the last one stays.
-            headers=dict(self.request.headers.get_all()),
+            headers=self.headers_for_model(),
+            deadline=self.deadline,
         )
+        reply = await self._answer(request)
+        if reply.retry_after_s is not None:
+            self.set_header("Retry-After", str(reply.retry_after_s))
+        self.send(reply, self.content_type)
+
+    async def _answer(self, request: Request) -> Reply:
         assert self.around.service is not None
-        self.answer = asyncio.get_running_loop().run_in_executor(
-            self.around.predictions, self.around.service.handle, self.dialect, request
-        )
-        try:
-            self.send(await self.answer, self.content_type)
-        except asyncio.CancelledError:
-            log.debug("request_id=%s: its client has gone", self.request_id)
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Reply] = loop.create_future()
+
+        def settle(found: Reply) -> None:
+            if not reply.done():  # the process ends, and has cancelled this
+                reply.set_result(found)
+
+        def deliver(found: Reply) -> None:
+            try:
+                loop.call_soon_threadsafe(settle, found)
+            except RuntimeError as error:  # the loop has ended before the prediction has
+                log.debug("request_id=%s: nobody takes the answer: %s", request.id, error)
+
+        self.exchange = self.around.service.submit(self.dialect, request, deliver)
+        with deadline.alarm(loop, request.deadline, self.exchange.expire):
+            found = await reply
+        self.exchange = None
+        return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pyfuncserver.codec import upi
-from pyfuncserver.errors import InvalidInput, ModelAborted, ServingError
+from pyfuncserver.errors import InvalidInput, ModelAborted, ServingError, TooLarge
 from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request
 from pyfuncserver.model.failure import model_failed
+from pyfuncserver.protocol.upi.options import Limit
 
 NAME = "upi"
 
@@ -14,6 +15,9 @@ class Upi:
     """See :class:`~pyfuncserver.model.call.Dialect`. A reply's status is a gRPC code's name."""
 
     name = NAME
+
+    def __init__(self, limit: Limit | None = None) -> None:
+        self._limit = limit
 
     def decode(self, request: Request) -> Call:
         try:
@@ -29,9 +33,12 @@ class Upi:
                 message = upi.response_of(message, answer.call.payload)
             if not upi.is_response(message):
                 raise TypeError(f"it is a {type(message).__name__}")
-            return Reply(message.SerializeToString(), "OK")
+            body = message.SerializeToString()
         except Exception as error:  # whatever the model's own objects do when they are read
             raise model_failed("The model's answer is no PredictValuesResponse", error) from error
+        if self._limit is not None and len(body) > self._limit.size:
+            raise TooLarge("The answer", *self._limit)
+        return Reply(body, "OK")
 
     def error(self, error: ServingError) -> Reply:
         cause = error.__cause__ if isinstance(error, ModelAborted) else None

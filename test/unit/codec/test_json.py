@@ -6,6 +6,7 @@ import decimal
 import enum
 import json as std
 import math
+import sys
 import types
 import uuid
 from typing import Any
@@ -273,6 +274,14 @@ def array_in_itself() -> Any:
 def test_value_that_contains_itself(make: Any) -> None:
     with pytest.raises(ValueError, match="contains itself"):
         json.dumps(make())
+
+
+@pytest.mark.parametrize("depth", [300, 600, 1024])
+def test_what_can_be_read_can_be_written(depth: int) -> None:
+    for body in (b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth):
+        limit = sys.getrecursionlimit()
+        assert json.dumps(json.loads(body)) == body
+        assert sys.getrecursionlimit() == limit
 
 
 def test_nesting_deeper_than_orjsons_limit() -> None:

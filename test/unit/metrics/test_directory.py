@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,7 @@ def test_retired_identity_leaves_its_counts_and_its_neighbours(tmp_path: Path) -
     kept = ["counter_1.db", "histogram_1.db", "gauge_max_1.db", "gauge_livesum_11.db"]
     kept += ["gauge_livesum_0.db", "gauge_livemax_host1.db"]
     gone = ["gauge_livesum_1.db", "gauge_livemax_1.db", "gauge_liveall_1.db"]
+    gone += ["counter_1.db.new"]
     for name in kept + gone:
         (tmp_path / name).write_bytes(b"\0" * 16)
     directory.retire(tmp_path, "1")
@@ -77,6 +80,86 @@ def test_torn_files_of_the_identity_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counter_0.db", "summary_1.db"]
 
 
+def test_private_directory_is_where_a_file_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    full, roomy = tmp_path / "full", tmp_path / "roomy"
+    full.mkdir()
+    roomy.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    monkeypatch.setattr(directory, "SHARED_MEMORY", str(roomy))
+    make = directory.make_file
+
+    def refuse(path: Path) -> None:
+        if full in path.parents:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make(path)
+
+    monkeypatch.setattr(directory, "make_file", refuse)
+    with directory.prepared("") as path:
+        assert path.parent == roomy
+        assert list(path.iterdir()) == []
+    assert list(full.iterdir()) == []
+
+    monkeypatch.setattr(directory, "SHARED_MEMORY", str(tmp_path / "missing"))
+    with pytest.raises(StartupError) as caught, directory.prepared(""):
+        pass
+    for words in (directory.VARIABLE, str(full), "No space left", "missing"):
+        assert words in str(caught.value)
+    assert list(full.iterdir()) == []
+
+
+def test_given_directory_that_cannot_be_written_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "counter_0.db").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    # As root one may write anywhere, so the file system's answer is given in its place.
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with directory.prepared(str(tmp_path)) as path:
+        assert path == tmp_path
+        directory.retire(tmp_path, "0")
+        directory.retire(tmp_path, "0")
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    removal, use = (record.getMessage() for record in caplog.records)
+    assert str(tmp_path) in removal
+    assert directory.VARIABLE in use
+    assert "Read-only file system" in use
+
+
+def test_a_disk_that_fails_does_not_stop_the_supervisor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "glob", fail)
+    directory.retire(tmp_path, "0")
+    directory.retire(tmp_path, "1")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_directory_that_is_gone_needs_no_retiring(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory.retire(tmp_path / "gone", "1")
+    assert caplog.records == []
+
+
 def test_nothing_to_retire(tmp_path: Path) -> None:
     directory.retire(tmp_path, "1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_daemons_files_are_spared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with directory.prepared(str(tmp_path)):
+        (tmp_path / "counter_0.db").write_bytes(b"figures")
+        with directory.prepared(str(tmp_path)):
+            assert (tmp_path / "counter_0.db").exists()
+        assert "another daemon" in caplog.text
+    with directory.prepared(str(tmp_path)):
+        assert not (tmp_path / "counter_0.db").exists()

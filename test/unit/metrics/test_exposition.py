@@ -13,7 +13,7 @@ Script = Callable[..., str]
 PROLOGUE = """
     import os, sys
     from pyfuncserver.metrics import directory
-    from pyfuncserver.scoreboard import Scoreboard, State
+    from pyfuncserver.scoreboard import Reload, Restart, Scoreboard, State
     board = Scoreboard(2)
 
     def process(identity, requests, in_flight=0):
@@ -145,7 +145,10 @@ def test_daemon_state(scraped: Callable[[str], dict[str, float]]) -> None:
     board.set_slot(0, os.getpid(), State.READY, 3)
     board.set_slot(1, 2**22 + 1, State.STARTING, 3)
     board.set_generation(3)
-    board.count_restart(by_signal=True)
+    board.count(Restart.SIGNAL)
+    board.count(Reload.FAILED)
+    board.count_boot_failure()
+    board.beat(0)
     show()
     """)
     assert found["pyfuncserver_workers{state=ready}"] == 1
@@ -153,6 +156,10 @@ def test_daemon_state(scraped: Callable[[str], dict[str, float]]) -> None:
     assert found["pyfuncserver_workers{state=draining}"] == 0
     assert found["pyfuncserver_worker_restarts_total{reason=signal}"] == 1
     assert found["pyfuncserver_worker_restarts_total{reason=exit}"] == 0
+    assert found["pyfuncserver_reloads_total{outcome=failed}"] == 1
+    assert found["pyfuncserver_reloads_total{outcome=done}"] == 0
+    assert found["pyfuncserver_boot_failures_total"] == 1
+    assert 0 <= found["pyfuncserver_worker_silence_seconds{worker=0}"] < 5
     assert found["pyfuncserver_model_generation"] == 3
     assert found["pyfuncserver_worker_resident_memory_bytes{worker=0}"] > 1_000_000
 
@@ -177,3 +184,46 @@ def test_format_is_what_accept_asks_for(run_script: Script, tmp_path: Path) -> N
     assert open_text.endswith("# EOF\n")
     assert "# TYPE pyfuncserver_requests counter" in open_text
     assert 'pyfuncserver_requests_total{code="200",dialect="v1"} 3.0' in open_text
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", b"\xff" * 64, b"\x40\0\0\0" + b"x" * 60])
+def test_a_torn_file_hides_no_other(
+    scraped: Callable[[str], dict[str, float]], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "counter_9.db").write_bytes(content)
+    found = scraped("""
+    process("0", 3)
+    show()
+    """)
+    assert found["pyfuncserver_requests_total{code=200,dialect=v1}"] == 3
+    assert found["model_calls_total"] == 3
+    assert found["pyfuncserver_model_generation"] == 0
+
+
+def test_a_torn_file_is_told_once(run_script: Script, tmp_path: Path) -> None:
+    (tmp_path / "counter_9.db").write_bytes(b"torn")
+    printed = run_script(
+        PROLOGUE
+        + """
+    import logging
+    logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+    for _ in range(5):
+        render()
+    """,
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
+    )
+    assert printed.count("ERROR metric files are left out") == 1, printed
+
+
+def test_without_its_directory_the_daemon_is_told(
+    scraped: Callable[[str], dict[str, float]],
+) -> None:
+    found = scraped("""
+    import shutil
+    process("0", 3)
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    board.set_generation(2)
+    show()
+    """)
+    assert found["pyfuncserver_model_generation"] == 2
+    assert "model_calls_total" not in found

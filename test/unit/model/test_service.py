@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from harness import wait_until
 
-from pyfuncserver.errors import InvalidInput, ServingError
+from pyfuncserver.errors import InvalidInput, ServingError, TooLarge
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Reply, Request
+from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.utils import logs
 
@@ -76,7 +82,7 @@ def value(metric: Any, name: str, **labels: str) -> float:
 def ask(
     instruments: Instruments, body: bytes, answer: Callable[[Call], Any] = str, model: str = "m-1"
 ) -> Reply:
-    service = InferenceService({"m-1": Runner(answer)}, instruments)
+    service = InferenceService({"m-1": Runner(answer)}, instruments, Lane(1, 10))
     return service.handle(Lines(), Request(model, body, "id-1", {}))
 
 
@@ -107,7 +113,8 @@ def test_request_is_counted(
     assert errors == (1 if kind else 0)
     if kind:
         assert value(instruments.errors, "pyfuncserver_request_errors_total", kind=kind) == 1
-    assert value(instruments.duration, "pyfuncserver_request_duration_seconds_count") == 1
+    begun = value(instruments.duration, "pyfuncserver_request_duration_seconds_count")
+    assert begun == (0 if kind == "unknown_model" else 1)
     assert value(instruments.in_flight, "pyfuncserver_requests_in_flight") == 0
 
 
@@ -128,7 +135,7 @@ def test_requests_of_several_threads_are_all_counted(instruments: Instruments) -
         together.wait()
         return "ok"
 
-    service = InferenceService({"m-1": Runner(answer)}, instruments)
+    service = InferenceService({"m-1": Runner(answer)}, instruments, Lane(8, 0))
     request = Request("m-1", b"x", "id", {})
     threads = [threading.Thread(target=service.handle, args=(Lines(), request)) for _ in range(8)]
     for thread in threads:
@@ -179,5 +186,306 @@ def test_model_logs_under_the_requests_id(instruments: Instruments, records: lis
     assert "request_id=id-1" in line
 
 
-def test_models_are_listed(instruments: Instruments) -> None:
-    assert list(InferenceService({"m-1": Runner(str)}, instruments).models) == ["m-1"]
+def test_fault_that_is_no_exception_is_answered(instruments: Instruments) -> None:
+    def leave(call: Call) -> None:
+        raise SystemExit
+
+    assert ask(instruments, b"x", leave).status == 500
+
+
+WAIT_S = 10
+
+
+class Desk:
+    """A service with a lane, a model that waits to be let go, and the replies that were delivered.
+
+    A request whose body is a name is held until that name is let go, or answered at once.
+    """
+
+    def __init__(self, instruments: Instruments, lane: Lane) -> None:
+        self.instruments = instruments
+        self.service = InferenceService({"m-1": Runner(self._answer)}, instruments, lane)
+        self.handed: list[str] = []
+        self.replies: dict[str, list[Reply]] = {}
+        self.gates: dict[str, threading.Event] = {}
+
+    def submit(self, name: str, **options: Any) -> Any:
+        self.gates[name] = threading.Event()
+        delivered = self.replies.setdefault(name, [])
+        return self.service.submit(Lines(), request(name, **options), delivered.append)
+
+    def submit_running(self, name: str, **options: Any) -> Any:
+        exchange = self.submit(name, **options)
+        wait_until(lambda: name in self.handed, WAIT_S)
+        return exchange
+
+    def let_go(self, name: str) -> None:
+        self.gates[name].set()
+
+    def reply(self, name: str) -> Reply:
+        wait_until(lambda: self.replies[name], WAIT_S)
+        (reply,) = self.replies[name]
+        return reply
+
+    def value(self, name: str, **labels: str) -> float:
+        ours = self.instruments
+        all_of_them = (
+            ours.requests, ours.errors, ours.duration, ours.in_flight, ours.waiting, ours.wait
+        )  # fmt: skip
+        return sum(value(metric, f"pyfuncserver_{name}", **labels) for metric in all_of_them)
+
+    def _answer(self, call: Call) -> Any:
+        self.handed.append(call.payload)
+        gate = self.gates.get(call.payload)
+        assert gate is None or gate.wait(WAIT_S)
+        return call.payload
+
+
+def request(name: str, **options: Any) -> Request:
+    return Request("m-1", name.encode(), f"id-{name}", {}, **options)
+
+
+@pytest.fixture
+def desk(instruments: Instruments) -> Iterator[Desk]:
+    found = Desk(instruments, Lane(1, 1))
+    yield found
+    for name in found.gates:
+        found.let_go(name)
+
+
+@pytest.fixture
+def hasty_desk(instruments: Instruments) -> Iterator[Desk]:
+    found = Desk(instruments, Lane(1, 5, 0.05))
+    yield found
+    for name in found.gates:
+        found.let_go(name)
+
+
+def test_waiting_and_running_are_told_apart(desk: Desk) -> None:
+    desk.submit_running("first")
+    desk.submit("second")
+    assert desk.value("requests_in_flight") == 2
+    assert desk.value("requests_waiting") == 1
+    assert desk.service.answered == 1
+    desk.let_go("second")
+    desk.let_go("first")
+    assert (desk.reply("first").body, desk.reply("second").body) == (b"first", b"second")
+    assert desk.value("requests_in_flight") == 0
+    assert desk.value("requests_waiting") == 0
+    assert desk.value("request_wait_seconds_count") == 2
+    assert desk.value("request_duration_seconds_count") == 2
+    assert desk.service.answered == 2
+
+
+def test_one_more_than_may_wait_is_refused_at_once(desk: Desk) -> None:
+    desk.submit_running("first")
+    desk.submit("second")
+    desk.submit("third")
+    reply = desk.reply("third")
+    assert (reply.status, reply.retry_after_s) == (429, 1)
+    assert desk.value("request_errors_total", kind="overloaded") == 1
+    assert desk.value("request_wait_seconds_count") == 1, "of the first; the third never waited"
+    assert desk.value("requests_waiting") == 1
+    assert desk.value("request_duration_seconds_count") == 0
+
+
+def test_unknown_model_takes_no_place(desk: Desk) -> None:
+    desk.submit_running("first")
+    desk.submit("second")
+    replies: list[Reply] = []
+    desk.service.submit(Lines(), Request("other", b"", "id"), replies.append)
+    assert [reply.status for reply in replies] == [404]
+
+
+@pytest.mark.parametrize(("end", "kind"), [("abandon", "client_gone"), ("expire", "deadline")])
+def test_one_that_is_given_up_while_it_waits_is_never_handed_over(
+    desk: Desk, end: str, kind: str
+) -> None:
+    desk.submit_running("first")
+    second = desk.submit("second")
+    getattr(second, end)()
+    getattr(second, end)()
+    assert desk.value("request_errors_total", kind=kind) == 1
+    assert desk.reply("second").status == {"client_gone": 499, "deadline": 504}[kind]
+    assert desk.value("requests_waiting") == 0
+    desk.submit("third")
+    desk.let_go("third")
+    desk.let_go("first")
+    assert desk.reply("third").status == 200, "the place was free at once"
+    assert desk.handed == ["first", "third"]
+    assert desk.value("request_wait_seconds_count") == 3
+    assert desk.value("requests_total") == 3
+
+
+@pytest.mark.parametrize(("end", "status"), [("abandon", 499), ("expire", 504)])
+def test_one_that_is_given_up_while_it_runs_is_settled_at_once(
+    desk: Desk, records: list[str], end: str, status: int
+) -> None:
+    first = desk.submit_running("first")
+    getattr(first, end)()
+    assert desk.reply("first").status == status
+    assert desk.value("requests_in_flight") == 0
+    assert desk.value("request_duration_seconds_count") == 1
+    desk.submit("second")
+    assert desk.handed == ["first"], "its thread is not written off"
+    desk.let_go("second")
+    desk.let_go("first")
+    assert desk.reply("second").status == 200
+    assert desk.reply("first").status == status
+    assert sum("was answered too late" in line for line in records) == 1
+    assert desk.value("requests_total") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"deadline": 0.0}, "deadline"),
+        ({"is_wanted": lambda: False}, "client_gone"),
+        ({"is_wanted": lambda: False, "deadline": 0.0}, "deadline"),
+    ],
+)
+@pytest.mark.parametrize("width", [1, 2])
+def test_one_that_is_not_wanted_is_never_handed_over(
+    instruments: Instruments, options: dict[str, Any], kind: str, width: int
+) -> None:
+    desk = Desk(instruments, Lane(width, 1))
+    reply = desk.service.handle(Lines(), request("x", **options))
+    assert reply.status == {"client_gone": 499, "deadline": 504}[kind]
+    assert desk.handed == []
+    assert desk.value("request_errors_total", kind=kind) == 1
+    assert desk.value("request_duration_seconds_count") == 0
+
+
+@pytest.mark.parametrize(
+    ("left_s", "kind"), [(0.01, "deadline"), (60, "client_gone"), (math.inf, "client_gone")]
+)
+def test_client_that_goes_at_its_deadline_goes_because_of_it(
+    desk: Desk, left_s: float, kind: str
+) -> None:
+    desk.submit_running("first")
+    desk.submit("second", deadline=time.monotonic() + left_s).abandon()
+    assert desk.value("request_errors_total", kind=kind) == 1
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_answer_after_the_deadline_is_none(instruments: Instruments, width: int) -> None:
+    def take_too_long(call: Call) -> str:
+        time.sleep(0.06)
+        return "late"
+
+    service = InferenceService({"m-1": Runner(take_too_long)}, instruments, Lane(width, 0))
+    reply = service.handle(Lines(), request("x", deadline=time.monotonic() + 0.05))
+    assert reply.status == 504
+
+
+def test_prediction_that_takes_too_long_is_answered_for(
+    hasty_desk: Desk, records: list[str]
+) -> None:
+    desk = hasty_desk
+    desk.submit_running("first")
+    time.sleep(0.02)  # who has waited for the whole limit is not handed over any more
+    desk.submit("second")
+    desk.let_go("second")
+    assert desk.reply("first").status == 504
+    assert b"longer than 0.05 s (PREDICT_TIMEOUT_SEC)" in desk.reply("first").body
+    assert desk.reply("second").status == 200
+    assert desk.value("request_errors_total", kind="timeout") == 1
+    assert desk.value("request_duration_seconds_count") == 2
+    desk.let_go("first")
+    wait_until(lambda: any("was answered too late" in line for line in records), WAIT_S)
+    assert desk.reply("first").status == 504
+    assert desk.value("requests_total") == 2
+    assert all(f"request_id=id-{line.split('id-')[1][:5]}" in line for line in records)
+
+
+def test_who_has_waited_for_the_whole_limit_is_not_handed_over(
+    instruments: Instruments,
+) -> None:
+    calls: list[str] = []
+
+    def note(call: Call) -> str:
+        calls.append("called")
+        time.sleep(0.2)
+        return "x"
+
+    service = InferenceService({"m-1": Runner(note)}, instruments, Lane(1, 5, limit_s=0.3))
+    replies: SimpleQueue[Reply] = SimpleQueue()
+    for number in range(3):
+        service.submit(Lines(), request(f"{number}"), replies.put)
+    found = [replies.get(timeout=WAIT_S) for _ in range(3)]
+    assert [reply.status for reply in found] == [200, 200, 504]
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("width", "is_here"), [(1, False), (2, True)])
+def test_answered_on_the_callers_thread_where_that_may_be(
+    instruments: Instruments, width: int, is_here: bool
+) -> None:
+    threads: list[threading.Thread] = []
+    runner = Runner(lambda call: threads.append(threading.current_thread()))
+    service = InferenceService({"m-1": runner}, instruments, Lane(width, 1))
+    waited: list[Any] = []
+    assert service.handle(Lines(), request("x"), waited.append).status == 200
+    assert (threads[0] is threading.current_thread()) == is_here
+    assert len(waited) == (0 if is_here else 1)
+
+
+@pytest.mark.parametrize("limit_s", [0, 60])
+def test_handle_waits_for_its_turn(instruments: Instruments, limit_s: float) -> None:
+    desk = Desk(instruments, Lane(1, 1, limit_s))
+    desk.submit_running("first")
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(desk.service.handle, Lines(), request("second"))
+        wait_until(lambda: desk.value("requests_waiting") == 1, WAIT_S)
+        assert not second.done()
+        desk.let_go("first")
+        assert second.result(WAIT_S).body == b"second"
+
+
+def test_handle_gives_up_at_the_deadline(desk: Desk) -> None:
+    desk.submit_running("first")
+    started = time.monotonic()
+    reply = desk.service.handle(Lines(), request("second", deadline=started + 0.1))
+    assert reply.status == 504
+    assert time.monotonic() - started < 5
+    assert desk.value("requests_waiting") == 0
+
+
+def test_what_a_transport_refuses_is_counted(desk: Desk, records: list[str]) -> None:
+    reply = desk.service.refuse(Lines(), request("x"), TooLarge("The body", 5, "MAX_BODY_SIZE"))
+    assert (reply.status, reply.body) == (
+        413,
+        b"The body exceeds the limit of 5 bytes (MAX_BODY_SIZE)",
+    )
+    assert desk.value("requests_total", code="413") == 1
+    assert desk.value("request_errors_total", kind="too_large") == 1
+    assert "request_id=id-x lines m-1 status=413" in records[-1].replace(
+        " pyfuncserver.model.exchange", ""
+    )
+
+
+def test_every_request_is_settled_once_whoever_is_first(instruments: Instruments) -> None:
+    """Let answers, ends of clients and deadlines race, and count."""
+    desk = Desk(instruments, Lane(2, 1000))
+    exchanges: SimpleQueue[Any] = SimpleQueue()
+
+    def submit(number: int) -> None:
+        name = f"n{number}"
+        delivered = desk.replies.setdefault(name, [])
+        exchanges.put(desk.service.submit(Lines(), request(name), delivered.append))
+
+    def give_up() -> None:
+        for number in range(400):
+            exchange = exchanges.get(timeout=WAIT_S)
+            (exchange.abandon if number % 2 else exchange.expire)()
+
+    quitter = threading.Thread(target=give_up)
+    quitter.start()
+    for number in range(400):
+        submit(number)
+    quitter.join(WAIT_S)
+    wait_until(lambda: desk.value("requests_in_flight") == 0, WAIT_S)
+    assert all(len(desk.replies[f"n{number}"]) == 1 for number in range(400))
+    assert desk.value("requests_total") == 400
+    assert desk.value("requests_waiting") == 0
+    assert desk.value("request_wait_seconds_count") == 400

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,14 +13,20 @@ from pyfuncserver.utils import processes
 Script = Callable[..., str]
 
 
+EXIT, KILL, SEGV = 3 << 8, int(signal.SIGKILL), int(signal.SIGSEGV)
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (0, ["exited with status 0"]),
-        (3 << 8, ["exited with status 3"]),
-        (signal.SIGKILL, ["SIGKILL", "out of memory"]),
-        (signal.SIGSEGV, ["SIGSEGV", "native code"]),
+        (EXIT, ["exited with status 3", "os._exit"]),
+        (70 << 8, ["exited with status 70", "traceback"]),
+        (KILL, ["SIGKILL", "out of memory"]),
+        (SEGV, ["SIGSEGV", "native code"]),
+        (signal.SIGBUS, ["SIGBUS", "disk is full"]),
         (signal.SIGABRT, ["SIGABRT", "native code"]),
+        (signal.SIGILL, ["SIGILL", "another CPU"]),
+        (signal.SIGFPE, ["SIGFPE", "native code"]),
         (signal.SIGTERM, ["SIGTERM"]),
         (signal.SIGRTMIN + 3, ["signal 37"]),
     ],
@@ -27,6 +35,53 @@ def test_exit_is_described(status: int, words: list[str]) -> None:
     described = processes.describe_exit(int(status))
     assert all(word in described for word in words)
     assert "out of memory" not in described or "out of memory" in words
+
+
+def test_plain_exit_needs_no_guess() -> None:
+    assert processes.describe_exit(0) == "exited with status 0"
+
+
+def test_sigkill_is_described_by_what_the_memory_limit_did() -> None:
+    assert processes.describe_exit(KILL, out_of_memory=True) == (
+        "was killed by SIGKILL (out of memory)"
+    )
+    assert "did not do it" in processes.describe_exit(KILL, out_of_memory=False)
+    assert "memory limit" not in processes.describe_exit(SEGV, out_of_memory=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "out_of_memory", "cause"),
+    [
+        (0, False, "exit"),
+        (EXIT, True, "exit"),
+        (KILL, False, "signal"),
+        (KILL, True, "out_of_memory"),
+        (SEGV, True, "crash"),
+        *((int(number), False, "crash") for number in processes.CRASHES),
+        (int(signal.SIGTERM), True, "signal"),
+        (int(signal.SIGRTMIN), False, "signal"),
+        (SEGV | 0x80, False, "crash"),  # with a core dumped
+    ],
+)
+def test_cause(status: int, out_of_memory: bool, cause: str) -> None:
+    assert processes.cause_of(status, out_of_memory) == cause
+
+
+def test_anonymous_memory_leaves_files_out(tmp_path: Path) -> None:
+    before = processes.anonymous_bytes(os.getpid())
+    size = 64_000_000
+    taken = bytearray(b"1") * size
+    (tmp_path / "weights").write_bytes(taken)
+    with (tmp_path / "weights").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        assert sum(mapped[::4096]) == sum(taken[::4096])
+        grown = processes.anonymous_bytes(os.getpid()) - before
+        mapped.close()
+    assert size * 0.9 < grown < size * 1.5
+
+
+def test_anonymous_memory_of_a_process_that_is_gone() -> None:
+    assert processes.anonymous_bytes(2**22 + 1) == 0
 
 
 def test_fork_gives_the_childs_result(run_script: Script) -> None:
@@ -101,13 +156,14 @@ def test_orphan_is_adopted_by_the_subreaper(run_script: Script) -> None:
         from pyfuncserver.utils import processes
         assert processes.become_subreaper()
         told, tell = os.pipe()
+        pid_out, pid_in = os.pipe()
 
         def host():
             def worker():
                 os.close(tell)
                 os.read(told, 1)
                 return 9 if os.getppid() == top else 8
-            processes.fork_orphan(worker)
+            processes.fork_orphan(worker, lambda pid: os.write(pid_in, str(pid).encode()))
             return 0
 
         top = os.getpid()
@@ -115,6 +171,7 @@ def test_orphan_is_adopted_by_the_subreaper(run_script: Script) -> None:
         assert os.waitpid(host_pid, 0)[1] == 0
         (orphan,) = processes.children()
         assert orphan != host_pid
+        assert orphan == int(os.read(pid_out, 20))
         os.write(tell, b"!")
         print(os.waitstatus_to_exitcode(os.waitpid(orphan, 0)[1]))
         assert processes.children() == []
@@ -137,7 +194,7 @@ def test_orphan_that_cannot_be_made_is_an_error(run_script: Script) -> None:
 
         os.fork = second_fails
         try:
-            processes.fork_orphan(lambda: 0)
+            processes.fork_orphan(lambda: 0, print)
         except OSError as error:
             assert error.errno == errno.EAGAIN, error
         else:

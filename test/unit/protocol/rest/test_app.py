@@ -1,22 +1,25 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import tornado.web
+from tornado import testing
 from tornado.httpclient import HTTPResponse
 from tornado.httputil import HTTPHeaders
-from tornado.testing import AsyncHTTPTestCase
 
 from pyfuncserver.errors import InvalidInput, ModelStatus
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete
+from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.protocol.rest import app
 from pyfuncserver.protocol.rest.app import Surroundings, application
@@ -35,7 +38,7 @@ class Runner:
         return Complete(self.do(call))
 
 
-class Server(AsyncHTTPTestCase):
+class Server(testing.AsyncHTTPTestCase):
     """Tornado's own test server, used as an object: pytest's fixtures hold it."""
 
     with_service = True
@@ -46,12 +49,14 @@ class Server(AsyncHTTPTestCase):
     def get_app(self) -> tornado.web.Application:
         self.board = Scoreboard(1)
         self.board.set_slot(0, 1, State.READY, 1)
+        self.board.beat(0)
+        self.board.beat(0)
         self.runner = Runner()
-        self.pools = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)]
-        service = InferenceService({"iris-1": self.runner}, Instruments())
-        around = Surroundings("iris-1", self.board, self.pools[0])
+        self.slow_work = ThreadPoolExecutor(1)
+        service = InferenceService({"iris-1": self.runner}, Instruments(), Lane(1, 1))
+        around = Surroundings("iris-1", self.board, self.slow_work)
         if self.with_service:
-            around = Surroundings("iris-1", self.board, *self.pools[:1], service, self.pools[1])
+            around = Surroundings("iris-1", self.board, self.slow_work, service)
         return application(around)
 
     def ask(self, path: str, body: Any = None, **options: Any) -> HTTPResponse:
@@ -68,8 +73,7 @@ def serving(with_service: bool) -> Iterator[Server]:
     server.setUp()
     yield server
     server.tearDown()
-    for pool in server.pools:
-        pool.shutdown()
+    server.slow_work.shutdown()
 
 
 @pytest.fixture
@@ -243,3 +247,86 @@ def test_without_a_service_there_are_probes_only() -> None:
         assert server.ask("/").code == 200
         assert server.ask("/v1/models/iris-1").code == 200
         assert error(server.ask(PREDICT, {}))[0] == 404
+
+
+@contextlib.contextmanager
+def held(server: Server) -> Iterator[threading.Event]:
+    """Hold whatever the model is asked from now on, until the event is set or the block ends."""
+    may_end = threading.Event()
+    server.runner.do = lambda call: may_end.wait(10) and "ended"
+    yield may_end
+    may_end.set()
+
+
+@pytest.mark.parametrize(
+    "seconds", ["0", "-1", "0.0", "1e3", "nan", "inf", "", "1 s", "1,2", "9" * 999]
+)
+def test_timeout_that_is_none(server: Server, seconds: str) -> None:
+    seen: list[Call] = []
+    server.runner.do = seen.append
+    status, reason = error(server.ask(PREDICT, {}, headers={"X-Request-Timeout": seconds}))
+    assert status == 400
+    assert reason.startswith("X-Request-Timeout is not a positive number of seconds: ")
+    assert len(reason) < 120
+    assert not seen
+
+
+@pytest.mark.parametrize("seconds", ["30", "30.", "30.5", ".9", "9" * 30])
+def test_timeout_that_does_not_pass(server: Server, seconds: str) -> None:
+    assert server.ask(PREDICT, {}, headers={"X-Request-Timeout": seconds}).code == 200
+
+
+def test_timeout_that_passes_while_the_prediction_runs(server: Server) -> None:
+    with held(server):
+        started = time.monotonic()
+        answer = server.ask(PREDICT, {}, headers={"X-Request-Timeout": "0.1"})
+        assert error(answer) == (504, "The request's deadline passed before it was answered")
+        assert time.monotonic() - started < 5
+
+
+def test_timeout_that_passes_while_the_prediction_waits(server: Server) -> None:
+    seen: list[Any] = []
+    began, may_end = threading.Event(), threading.Event()
+
+    def hold(call: Call) -> str:
+        seen.append(call.payload)
+        began.set()
+        return "ended" if may_end.wait(10) else "late"
+
+    async def two() -> tuple[int, bytes]:
+        first = fetch(server, "first")
+        assert await asyncio.to_thread(began.wait, 10)
+        waiting = await fetch(server, "second", **{"X-Request-Timeout": "0.1"})
+        may_end.set()
+        return waiting.code, (await first).body
+
+    server.runner.do = hold
+    assert server.io_loop.run_sync(two, timeout=10) == (504, b'"ended"')
+    assert server.ask(PREDICT, "third").code == 200
+    assert seen == ["first", "third"]
+
+
+def test_one_too_many_is_told_when_to_try_again(server: Server) -> None:
+    async def three() -> HTTPResponse:
+        asked = [fetch(server, name) for name in ("first", "second", "third")]
+        done, accepted = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        may_end.set()
+        assert [(await answer).code for answer in accepted] == [200, 200]
+        return done.pop().result()
+
+    with held(server) as may_end:
+        refused = server.io_loop.run_sync(three, timeout=10)
+    status, reason = error(refused)
+    assert status == 429
+    assert reason.startswith("1 predictions wait already (MAX_QUEUE)")
+    assert refused.headers["Retry-After"] == "1"
+
+
+def fetch(server: Server, body: str, **headers: str) -> Any:
+    return server.http_client.fetch(
+        server.get_url(PREDICT),
+        method="POST",
+        body=json.dumps(body),
+        headers=headers,
+        raise_error=False,
+    )

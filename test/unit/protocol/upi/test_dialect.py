@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from pyfuncserver.codec import upi
-from pyfuncserver.errors import InvalidInput, ModelAborted, ModelFailed, NotReady
+from pyfuncserver.errors import InvalidInput, ModelAborted, ModelFailed, NotReady, TooLarge
 from pyfuncserver.model.call import Call, Complete, Form, Predictions, Request
 from pyfuncserver.protocol.upi.dialect import Upi
+from pyfuncserver.protocol.upi.options import Limit
 
 
 def request(body: bytes) -> Request:
@@ -50,6 +51,14 @@ def test_answer_that_is_no_response(answer: object) -> None:
 def test_predictions_that_no_table_holds() -> None:
     with pytest.raises(ModelFailed, match="error id"):
         Upi().encode(Predictions([object()], Call(Form.UPI, message())))
+
+
+def test_answer_that_grpc_would_not_send_names_the_setting() -> None:
+    answer = Complete(message("PredictValuesResponse"))
+    size = len(answer.value.SerializeToString())
+    assert Upi(Limit(size, "the option")).encode(answer).status == "OK"
+    with pytest.raises(TooLarge, match=rf"limit of {size - 1} bytes \(the option\)"):
+        Upi(Limit(size - 1, "the option")).encode(answer)
 
 
 def test_error() -> None:

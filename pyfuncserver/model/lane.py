@@ -1,0 +1,212 @@
+"""A lane: so many jobs at a time, so many more that wait, and no more.
+
+Whoever cannot be served soon is told at once; whoever takes too long is given up, with the thread
+that he has, so that the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import count
+from typing import Protocol
+
+from pyfuncserver.errors import Overloaded
+
+log = logging.getLogger(__name__)
+
+
+class Job(Protocol):
+    """What a lane runs; an object is one job. None of these raises."""
+
+    def run(self) -> None:
+        """Do the work, on the thread that the lane has for it."""
+
+    def finish(self) -> None:
+        """Tell of it, on the same thread, when the job's place is free for the next."""
+
+    def time_out(self) -> None:
+        """Take note that the work takes longer than the limit; it still runs."""
+
+
+class Lane:
+    """Runs at most ``width`` jobs at a time and lets ``depth`` more wait, first come first served.
+
+    Its threads are made when they are needed, and are daemons: a job that never ends keeps no
+    process alive. A lane of width 1 runs every job on one and the same thread, for models that
+    belong to a thread, until one times out.
+
+    A job that runs longer than ``limit_s`` (0 for no limit) is told so, its thread is written off
+    and replaced, and ``when_stuck`` is called, on the lane's watchdog thread. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        limit_s: float = 0,
+        when_stuck: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.limit_s = limit_s
+        self.started = 0
+        """How many jobs have begun so far."""
+        self._width = width
+        self._depth = depth
+        self._when_stuck = when_stuck
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._waiting: OrderedDict[Job, None] = OrderedDict()
+        self._running: dict[Job, float] = {}
+        """When each began; the oldest is the first."""
+        self._threads = 0
+        self._idle = 0
+        self._numbers = count()
+        self._alarm = threading.Condition(self._lock)
+        self._has_watchdog = False
+        self._is_unwatched = True
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def submit(self, job: Job) -> None:
+        """Let a job run on one of the lane's threads, soon or when it is its turn.
+
+        Raises: Overloaded where as many wait as may.
+        """
+        with self._lock:
+            if self.running + self.waiting >= self._width + self._depth:
+                raise Overloaded(self._depth)
+            self._waiting[job] = None
+            self._find_thread()
+
+    def run_here(self, job: Job) -> bool:
+        """Run a job to its end on this thread; False where it has to be submitted.
+
+        It has to where others are before it, where there is a time limit, since then somebody has
+        to answer for it, and where the lane's one thread is the model's.
+        """
+        if self.limit_s or self._width == 1:
+            return False
+        with self._lock:
+            if self._waiting or self.running >= self._width:
+                return False
+            self._start(job)
+        try:
+            job.run()
+        finally:
+            with self._lock:
+                del self._running[job]
+                self._find_thread()
+        job.finish()
+        return True
+
+    def forget(self, job: Job) -> bool:
+        """Take out a job that waits, so that its place is free at once; False if it does not."""
+        with self._lock:
+            if job not in self._waiting:
+                return False
+            del self._waiting[job]
+            return True
+
+    def _start(self, job: Job) -> None:
+        self._running[job] = time.monotonic()
+        self.started += 1
+
+    def _find_thread(self) -> None:
+        """Wake a thread, or make one, where a job can begin for which there is none."""
+        may_begin = min(self.waiting, self._width - self.running)
+        if may_begin > self._idle and self._threads < self._width:
+            self._make_thread()
+        if may_begin > 0:
+            self._work.notify()
+
+    def _make_thread(self) -> None:
+        name = f"predict-{next(self._numbers)}"
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        except RuntimeError as error:  # the next job, or the end of one, brings the next attempt
+            log.error("no thread for a prediction, %d wait: %s", self.waiting, error)
+            return
+        self._threads += 1
+        self._idle += 1
+
+    def _serve(self) -> None:
+        """Run jobs, one after the other, until this thread is written off."""
+        is_ours = True
+        while is_ours:
+            job = self._take()
+            try:
+                job.run()
+            except BaseException:
+                log.exception("a job raised what it should have answered")
+            is_ours = self._give_back(job)
+            try:
+                job.finish()
+            except BaseException:
+                log.exception("a job raised when it should have told of its end")
+            if is_ours:
+                self._rest()
+
+    def _take(self) -> Job:
+        with self._lock:
+            while not self._waiting or self.running >= self._width:
+                self._work.wait()
+            self._idle -= 1
+            job, _ = self._waiting.popitem(last=False)
+            self._start(job)
+            if self.limit_s:
+                self._set_alarm()
+            return job
+
+    def _give_back(self, job: Job) -> bool:
+        """Free the job's place; False where the watchdog has taken it already."""
+        with self._lock:
+            return self._running.pop(job, None) is not None
+
+    def _rest(self) -> None:
+        with self._lock:
+            self._idle += 1
+
+    def _set_alarm(self) -> None:
+        """Have the watchdog look at what runs, unless it will do so of its own accord."""
+        if not self._has_watchdog:
+            try:
+                threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            except RuntimeError as error:  # the next job brings the next attempt
+                log.error("no thread to watch predictions, which have no limit so long: %s", error)
+                return
+            self._has_watchdog = True
+        if self._is_unwatched:
+            self._alarm.notify()
+
+    def _watch(self) -> None:
+        while True:
+            job = self._take_overdue()
+            for tell in (job.time_out, self._when_stuck):
+                try:
+                    tell()
+                except BaseException:
+                    log.exception("the end of a job's time could not be told")
+
+    def _take_overdue(self) -> Job:
+        """Wait for a job that runs too long; take its place and its thread out of the lane."""
+        with self._lock:
+            while True:
+                job, began = next(iter(self._running.items()), (None, math.inf))
+                left_s = began + self.limit_s - time.monotonic()
+                if job is not None and left_s <= 0:
+                    del self._running[job]
+                    self._threads -= 1
+                    self._find_thread()
+                    return job
+                self._is_unwatched = job is None
+                self._alarm.wait(None if job is None else left_s)
