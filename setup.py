@@ -29,12 +29,14 @@ CORE = [
     "grpcio>=1.49",
     "grpcio-health-checking>=1.49",
     "grpcio-reflection>=1.49",
+    "httptools>=0.6",
     "mlflow>=1.26",
     "orjson>=3.9",
     "prometheus-client>=0.16",
     "protobuf>=4.22",  # message_factory.GetMessageClass
     "pydantic-settings>=2.2",
     "tornado>=6.2",
+    "uvloop>=0.17",
 ]
 
 EXTRAS = {

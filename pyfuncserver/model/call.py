@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
@@ -26,7 +26,8 @@ class Request:
     model: str
     body: bytes
     id: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Callable[[], dict[str, str]] = dict
+    """Makes the headers that a model is handed; called only for a model that takes them."""
     context: Any = None
     """The ``grpc.ServicerContext``, where the transport is gRPC."""
     deadline: float = float("inf")
@@ -41,7 +42,7 @@ class Call:
 
     form: Form
     payload: Any
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Callable[[], dict[str, str]] = dict
     context: Any = None
 
 

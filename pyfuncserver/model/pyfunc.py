@@ -204,7 +204,7 @@ def _merlin(model: Any) -> dict[Form, Callable[[Call], Answer]]:
     upi_v1 = _upi_protocol()
 
     def over_http(call: Call) -> Answer:
-        envelope = {"__INPUT__": call.payload, "__EXTRA_ARGS__": {"headers": call.headers}}
+        envelope = {"__INPUT__": call.payload, "__EXTRA_ARGS__": {"headers": call.headers()}}
         return Complete(_unwrap(python_model.predict(context, envelope), "http_response"))
 
     def over_upi(call: Call) -> Answer:
@@ -243,7 +243,7 @@ def _legacy(model: Any) -> dict[Form, Callable[[Call], Answer]]:
 
     def over_http(call: Call) -> Answer:
         if takes_keywords:
-            return Complete(predict(call.payload, headers=call.headers))
+            return Complete(predict(call.payload, headers=call.headers()))
         return Complete(predict(call.payload))
 
     return {Form.JSON: over_http}

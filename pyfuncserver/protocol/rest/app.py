@@ -244,7 +244,7 @@ class Predict(Guarded):
             model=model,
             body=bytes(self.body),
             id=self.request_id,
-            headers=self.headers_for_model(),
+            headers=self.headers_for_model,
             deadline=self.deadline,
         )
         reply = await self._answer(request)

@@ -343,7 +343,9 @@ class UpiService(grpc.GenericRpcHandler):
         context.set_trailing_metadata(((ID_KEY, id_),))
         left_s = context.time_remaining()
         deadline = math.inf if left_s > FOREVER_S else time.monotonic() + left_s
-        return Request(self._model, body, id_, headers, context, deadline, context.is_active)
+        return Request(
+            self._model, body, id_, lambda: headers, context, deadline, context.is_active
+        )
 
     def _send(self, reply: Reply, context: grpc.ServicerContext) -> bytes:
         self._gate.pass_through()

@@ -191,11 +191,11 @@ class Recorder(MerlinV2):
 
 
 def json_call(payload: Any = None) -> Call:
-    return Call(Form.JSON, payload, HEADERS)
+    return Call(Form.JSON, payload, lambda: HEADERS)
 
 
 def upi_call(payload: Any = None, context: Any = None) -> Call:
-    return Call(Form.UPI, payload, HEADERS, context)
+    return Call(Form.UPI, payload, lambda: HEADERS, context)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["new", "old"])

@@ -154,7 +154,7 @@ def test_body_that_is_not_json(server: Server) -> None:
 
 def test_headers_reach_the_model(server: Server) -> None:
     seen: list[Mapping[str, str]] = []
-    server.runner.do = lambda call: seen.append(call.headers)
+    server.runner.do = lambda call: seen.append(call.headers())
     headers = HTTPHeaders({"foo": "first", "x-request-id": "id-1"})
     headers.add("FOO", "last")
     server.ask(PREDICT, {}, headers=headers)
