@@ -36,7 +36,7 @@ CORE = [
     "protobuf>=4.22",  # message_factory.GetMessageClass
     "pydantic-settings>=2.2",
     "tornado>=6.2",
-    "uvloop>=0.17",
+    "uvloop>=0.18",  # uvloop.run
 ]
 
 EXTRAS = {

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -29,6 +29,7 @@ from pyfuncserver.errors import StartupError
 
 USAGE_STATUS = 2
 NAME_PATTERN = r"[A-Za-z0-9_.-]+"
+FIXED_THREAD = "1 fixed"
 ChannelArgument = int | str
 
 
@@ -45,6 +46,13 @@ class ModelLoading(str, Enum):
     AUTO = "auto"
     PRELOAD = "preload"
     WORKER = "worker"
+
+
+class HttpTransport(str, Enum):
+    """What moves HTTP's bytes: our own transport, or Tornado's."""
+
+    HTTPTOOLS = "httptools"
+    TORNADO = "tornado"
 
 
 class LogLevel(str, Enum):
@@ -154,6 +162,12 @@ class Config(BaseSettings):
         "How much is logged, in any case.",
         "`DEBUG`, `INFO`, `WARN`, `WARNING`, `ERROR`, `CRITICAL`",
     )
+    access_log: bool = setting(
+        False,
+        "ACCESS_LOG",
+        "Log a line for each prediction that was answered well; failures are always logged.",
+        BOOLEAN,
+    )
     grpc_options: dict[str, ChannelArgument] = setting(
         {},
         "GRPC_OPTIONS",
@@ -168,13 +182,13 @@ class Config(BaseSettings):
         ge=1,
         le=1024,
     )
-    threads: int = setting(
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["1 fixed"] = setting(
         1,
         "THREADS",
-        "Predictions that one worker runs at a time over HTTP.",
-        "1 to 1024",
-        ge=1,
-        le=1024,
+        "Predictions that one worker runs at a time over HTTP. Those of a model that has proved "
+        "short run on the thread that serves the clients; `1 fixed`: all run on one thread, "
+        "always the same, also those over gRPC, for models that belong to a thread.",
+        "1 to 1024, or `1 fixed`",
     )
     max_queue: int = setting(
         1000,
@@ -252,6 +266,13 @@ class Config(BaseSettings):
         "1024 to 16777216",
         ge=1024,
         le=16_777_216,
+    )
+    http_transport: HttpTransport = setting(
+        HttpTransport.HTTPTOOLS,
+        "HTTP_TRANSPORT",
+        "What moves HTTP's bytes: httptools on uvloop, or Tornado's own parser, which costs several "
+        "times as much.",
+        "`httptools`, `tornado`",
     )
     keep_alive_sec: float = setting(
         75,
@@ -459,6 +480,11 @@ class Config(BaseSettings):
     @property
     def full_name(self) -> str:
         return self.model_full_name or f"{self.model_name}-{self.model_version}"
+
+    @property
+    def has_fixed_thread(self) -> bool:
+        """Tell whether every prediction is to run on one and the same thread."""
+        return self.threads == FIXED_THREAD
 
     @property
     def speaks_http(self) -> bool:

@@ -15,8 +15,9 @@ from pyfuncserver.metrics import exposition, instruments
 from pyfuncserver.metrics.pusher import Pusher
 from pyfuncserver.ports import Ports
 from pyfuncserver.protocol.rest.app import Surroundings, application
-from pyfuncserver.protocol.rest.connection import Limits
 from pyfuncserver.protocol.rest.front import HttpFront
+from pyfuncserver.protocol.rest.transport import choice
+from pyfuncserver.protocol.rest.transport.connection import Limits
 from pyfuncserver.scoreboard import BEAT_INTERVAL_S, Scoreboard
 from pyfuncserver.utils import logs, tls
 
@@ -29,7 +30,7 @@ def run(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline: int) -> 
     """Serve until told to stop; then push once more and take the pushed group away."""
     logs.set_role("monitor")
     instruments.install("monitor")
-    return asyncio.run(_serve(config, ports, scoreboard, lifeline))
+    return choice.run(config, _serve(config, ports, scoreboard, lifeline))
 
 
 async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline: int) -> int:
@@ -57,7 +58,8 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
             slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
         )
         secured = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
-        front = HttpFront(application(around), ports.http, Limits.of(config), secured)
+        transport = choice.transport(config, application(around), {}, secured)
+        front = HttpFront(transport, ports.http, Limits.of(config))
         front.start()
     pusher = None
     if config.pushes_metrics:

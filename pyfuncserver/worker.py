@@ -14,6 +14,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,13 +23,15 @@ from pyfuncserver.codec import upi
 from pyfuncserver.config import Config
 from pyfuncserver.errors import PredictionTimedOut, ServingError, StartupError
 from pyfuncserver.metrics import instruments
+from pyfuncserver.metrics.meters import Where
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.ports import Ports
-from pyfuncserver.protocol.rest.app import Surroundings, application
-from pyfuncserver.protocol.rest.connection import Limits
+from pyfuncserver.protocol.rest.app import Surroundings, application, predictions
 from pyfuncserver.protocol.rest.front import HttpFront
+from pyfuncserver.protocol.rest.transport import choice
+from pyfuncserver.protocol.rest.transport.connection import Limits
 from pyfuncserver.reports import Reports
 from pyfuncserver.scoreboard import BEAT_INTERVAL_S, Restart, Scoreboard
 from pyfuncserver.utils import logs, processes, tls
@@ -64,7 +67,23 @@ def run(place: Place, runner: PyFuncRunner) -> int:
     logs.set_role(f"worker-{place.slot}")
     instruments.set_identity(str(place.slot))
     processes.forget_signals_in_forks()
-    return asyncio.run(_Worker(place, runner).serve())
+    return choice.run(place.config, _Worker(place, runner).serve())
+
+
+class _Errand:
+    """A job of our own for a model's one thread."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def run(self, _: Where) -> None:
+        self._work()
+
+    def finish(self) -> None:
+        """Tell nobody: who waits for it is told by the work itself."""
+
+    def time_out(self) -> None:
+        """Tell nobody, for the same reason."""
 
 
 class _Worker:
@@ -85,23 +104,25 @@ class _Worker:
         self._tls = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
         self._tokens = Tokens(config.token_file) if config.token_file else None
 
-        def service(width: int) -> InferenceService:
-            lane = Lane(width, config.max_queue, config.predict_timeout_sec, self._on_stuck)
-            return InferenceService({config.full_name: runner}, meters, lane)
+        self._lanes: list[Lane] = []
+        self._fixed_lane: Lane | None = None
+        if config.has_fixed_thread or runner.belongs_to_thread:
+            self._fixed_lane = self._lane(1)
 
-        self._services = []
+        def service(lane: Lane) -> InferenceService:
+            return InferenceService({config.full_name: runner}, meters, lane, config.access_log)
+
         self._http = None
         if config.speaks_http:
-            self._services.append(service(config.threads))
-            self._http = self._http_front(self._services[-1])
+            self._http_lane = self._fixed_lane or self._lane(int(config.threads))
+            self._http = self._http_front(service(self._http_lane))
         self._upi = None
         if config.speaks_upi:
             from pyfuncserver.protocol.upi.front import UpiFront  # only where gRPC is spoken
 
             assert place.ports.grpc_port is not None
-            self._services.append(service(config.grpc_concurrency))
             self._upi = UpiFront(
-                self._services[-1],
+                service(self._fixed_lane or self._lane(config.grpc_concurrency)),
                 config,
                 place.ports.grpc_port,
                 is_ready=lambda: place.scoreboard.is_ready,
@@ -112,6 +133,17 @@ class _Worker:
         self._is_leaving = False
         self._lifetime = _lifetime(config)
 
+    def _lane(self, width: int) -> Lane:
+        config = self._place.config
+        lane = Lane(width, config.max_queue, config.predict_timeout_sec, self._on_stuck)
+        self._lanes.append(lane)
+        return lane
+
+    @property
+    def _may_predict_on_loop(self) -> bool:
+        """Tell whether what is short may run on the loop: nobody answers for what hangs there."""
+        return self._fixed_lane is None and not self._place.config.predict_timeout_sec
+
     def _http_front(self, service: InferenceService) -> HttpFront:
         around = Surroundings(
             model=self._place.config.full_name,
@@ -120,10 +152,11 @@ class _Worker:
             service=service,
             tokens=self._tokens,
         )
-        limits = Limits.of(self._place.config)
-        return HttpFront(
-            application(around), self._place.ports.http, limits, self._tls, self._count_refusal
+        config = self._place.config
+        transport = choice.transport(
+            config, application(around), predictions(around), self._tls, self._count_refusal
         )
+        return HttpFront(transport, self._place.ports.http, Limits.of(config))
 
     def _count_refusal(self, status: int) -> None:
         self._meters.refusals.labels(str(status)).inc()
@@ -139,6 +172,8 @@ class _Worker:
         if self._upi is not None:
             self._upi.start()
         if self._http is not None:
+            if self._may_predict_on_loop:
+                self._http_lane.use_loop(loop)
             self._http.start()
         self._place.scoreboard.beat(self._place.slot)
         self._place.reports.send("ready", slot=self._place.slot)
@@ -177,7 +212,10 @@ class _Worker:
 
         # A daemon thread, and not the loop: should it hang, the lifeline and SIGTERM are still
         # heard, and nobody waits for it.
-        threading.Thread(target=answer, name="warm-up", daemon=True).start()
+        if self._fixed_lane is None:
+            threading.Thread(target=answer, name="warm-up", daemon=True).start()
+        else:
+            self._fixed_lane.submit(_Errand(answer))
         waits = [asyncio.ensure_future(event.wait()) for event in (done, self._stopping)]
         limit_s = self._place.config.predict_timeout_sec or LONGEST_WARM_UP_S
         await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +249,7 @@ class _Worker:
             await asyncio.sleep(BEAT_INTERVAL_S)
 
     def _predictions(self) -> int:
-        return sum(service.answered for service in self._services)
+        return sum(lane.started for lane in self._lanes)
 
     def _on_stuck(self) -> None:
         """A prediction outran its limit: show where it hangs. Called on a lane's thread."""

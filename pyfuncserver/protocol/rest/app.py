@@ -7,7 +7,6 @@ means is the dialect's; what becomes of it, the InferenceService's.
 from __future__ import annotations
 
 import asyncio
-import http
 import logging
 import math
 import uuid
@@ -22,17 +21,16 @@ from pyfuncserver.codec import json
 from pyfuncserver.config import NAME_PATTERN
 from pyfuncserver.errors import NotReady, ServingError, Unauthenticated, UnknownModel
 from pyfuncserver.metrics import exposition
-from pyfuncserver.model.call import Dialect, Reply, Request
+from pyfuncserver.model.call import Reply, Request
 from pyfuncserver.model.exchange import Exchange
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.protocol import request_id
 from pyfuncserver.protocol.rest import deadline, v1
+from pyfuncserver.protocol.rest.prediction import AUTHORIZATION, CHALLENGE, Route, phrase
 from pyfuncserver.scoreboard import Scoreboard
 from pyfuncserver.utils.tokens import Tokens
 
 log = logging.getLogger(__name__)
-
-AUTHORIZATION = "Authorization"
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,24 @@ def application(around: Surroundings) -> tornado.web.Application:
             (
                 rf"/v1/models/(?P<model>{NAME_PATTERN}):predict",
                 Predict,
-                {"around": around, "dialect": v1.V1(), "content_type": v1.CONTENT_TYPE},
+                {"around": around, "route": _v1(around, around.service)},
             )
         )
     return tornado.web.Application(
         routes, default_handler_class=NoSuchPath, default_handler_args={"around": around}
     )
+
+
+def predictions(around: Surroundings) -> dict[bytes, Route]:
+    """Give the predictions that a transport may take past the application, by their paths."""
+    if around.service is None:
+        return {}
+    path = f"/v1/models/{around.model}:predict".encode()
+    return {path: _v1(around, around.service, around.model)}
+
+
+def _v1(around: Surroundings, service: InferenceService, model: str = "") -> Route:
+    return Route(v1.V1(), v1.CONTENT_TYPE, service, around.tokens, model)
 
 
 @tornado.web.stream_request_body  # else Tornado reads a form into arguments, or refuses it
@@ -96,7 +106,7 @@ class Handler(tornado.web.RequestHandler):
     def send(self, reply: Reply, content_type: str = v1.CONTENT_TYPE) -> None:
         """Send a reply whose status is an HTTP status."""
         status = int(reply.status)
-        self.set_status(status, _phrase(status, reply.reason))
+        self.set_status(status, phrase(status, reply.reason))
         self.set_header("Content-Type", content_type)
         self.finish(reply.body)
 
@@ -107,14 +117,14 @@ class Handler(tornado.web.RequestHandler):
         if status_code == 405:
             self.set_header("Allow", self.allowed)  # RFC 9110, section 15.5.6
         if isinstance(cause, Unauthenticated):
-            self.set_header("WWW-Authenticate", "Bearer")
+            self.set_header(*CHALLENGE)
         if isinstance(cause, ServingError):
             self.send(Reply(v1.error_body(cause.http_status, str(cause)), cause.http_status))
             return
         if isinstance(cause, tornado.web.HTTPError):
-            reason = cause.reason or _phrase(status_code)
+            reason = cause.reason or phrase(status_code)
         elif isinstance(cause, asyncio.CancelledError):
-            reason = _phrase(status_code)  # the loop has ended, and all connections before it
+            reason = phrase(status_code)  # the loop has ended, and all connections before it
         else:
             error_id = uuid.uuid4().hex
             log.error("an internal error, error_id=%s", error_id, exc_info=cause)
@@ -128,13 +138,6 @@ class Handler(tornado.web.RequestHandler):
         """Give none: an answer is never asked for again, and a hash of it costs time."""
 
 
-def _phrase(status: int, wished: str = "") -> str:
-    """Give a reason phrase that fits into a status line (RFC 9112, section 4)."""
-    if wished and wished.isascii() and wished.isprintable():
-        return wished
-    return http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else "Unknown"
-
-
 class NoSuchPath(Handler):
     """Any other path; the body is read first, so that the connection can be used again."""
 
@@ -142,24 +145,6 @@ class NoSuchPath(Handler):
         raise tornado.web.HTTPError(404, reason=f"No such path: {self.request.path}")
 
     get = head = post = put = patch = delete = options = refuse  # type: ignore[assignment]
-
-
-class Guarded(Handler):
-    """What is only for those who bring a token, if there are any; they are told at the head."""
-
-    def prepare(self) -> None:
-        super().prepare()
-        tokens = self.around.tokens
-        if tokens is not None and not tokens.accepts(self.request.headers.get(AUTHORIZATION)):
-            raise Unauthenticated
-
-    def headers_for_model(self) -> dict[str, str]:
-        """Give the request's headers, without the token that let it in."""
-        # Tornado's names are in Title-Case; of duplicates the last one stays.
-        headers = dict(self.request.headers.get_all())
-        if self.around.tokens is not None:
-            headers.pop(AUTHORIZATION, None)
-        return headers
 
 
 class Alive(Handler):
@@ -201,33 +186,37 @@ class Metrics(Handler):
         self.send(Reply(body, 200), content_type)
 
 
-class Predict(Guarded):
-    """A prediction in one dialect. It runs on a thread of its own, so that probes still answer."""
+class Predict(Handler):
+    """A prediction in one dialect, where a transport has not taken it past the application."""
 
     allowed = "POST"
-    dialect: Dialect
-    content_type: str
+    route: Route
 
-    def initialize(  # type: ignore[override]
-        self, around: Surroundings, dialect: Dialect, content_type: str
-    ) -> None:
+    def initialize(self, around: Surroundings, route: Route) -> None:  # type: ignore[override]
         super().initialize(around)
-        self.dialect = dialect
-        self.content_type = content_type
+        self.route = route
         self.body = bytearray()
         self.deadline = math.inf
         self.exchange: Exchange | None = None
 
     def prepare(self) -> None:
         super().prepare()
-        self.deadline = deadline.of(self.request.headers.get(deadline.HEADER))
+        headers = self.request.headers
+        self.deadline = self.route.admit(headers.get(AUTHORIZATION), headers.get(deadline.HEADER))
+
+    def headers_for_model(self) -> dict[str, str]:
+        """Give the request's headers, without the token that let it in."""
+        # Tornado's names are in Title-Case; of duplicates the last one stays.
+        headers = dict(self.request.headers.get_all())
+        if self.route.tokens is not None:
+            headers.pop(AUTHORIZATION, None)
+        return headers
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Count what was refused at its head, as the service does what it refuses itself."""
         cause = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(cause, ServingError) and self.around.service is not None:
-            request = Request(self.path_kwargs["model"], b"", self.request_id)
-            self.around.service.refuse(self.dialect, request, cause)
+        if isinstance(cause, ServingError):
+            self.route.refuse(self.path_kwargs["model"], self.request_id, cause)
         super().write_error(status_code, **kwargs)
 
     def data_received(self, chunk: bytes) -> None:
@@ -250,10 +239,9 @@ class Predict(Guarded):
         reply = await self._answer(request)
         if reply.retry_after_s is not None:
             self.set_header("Retry-After", str(reply.retry_after_s))
-        self.send(reply, self.content_type)
+        self.send(reply, self.route.content_type)
 
     async def _answer(self, request: Request) -> Reply:
-        assert self.around.service is not None
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
 
@@ -267,7 +255,7 @@ class Predict(Guarded):
             except RuntimeError as error:  # the loop has ended before the prediction has
                 log.debug("request_id=%s: nobody takes the answer: %s", request.id, error)
 
-        self.exchange = self.around.service.submit(self.dialect, request, deliver)
+        self.exchange = self.route.submit(request, deliver)
         with deadline.alarm(loop, request.deadline, self.exchange.expire):
             found = await reply
         self.exchange = None

@@ -1,4 +1,4 @@
-"""What a request's head and framing must be like, beyond what Tornado sees to (RFC 9112).
+"""What a request's head and framing must be like, beyond what parsers see to (RFC 9112).
 
 Where two servers in a row read the same bytes as different requests, one's client speaks in the
 other's name; so what could be read in two ways is refused.
@@ -7,9 +7,9 @@ other's name; so what could be read in two ways is refused.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Protocol
 
-from tornado.httputil import HTTPHeaders, HTTPInputError
+from tornado.httputil import HTTPInputError
 
 from pyfuncserver.errors import TooLarge
 
@@ -41,25 +41,35 @@ def check_head(head: bytes) -> None:
         raise Refused(400, "Malformed HTTP request: a header is not a field")
 
 
-def check_fields(version: str, headers: HTTPHeaders, max_body_size: int) -> None:
-    """Raise Refused where it is not plain where the request ends, or for whom it is."""
-    if version != "HTTP/1.0" and len(headers.get_list("Host")) != 1:
+class Get(Protocol):
+    """Gives all values of a header, by its name in lower case."""
+
+    def __call__(self, name: str, /) -> list[str]: ...
+
+
+def body_length(version: str, get: Get, max_body_size: int) -> int | None:
+    """Give the length of a request's body, in bytes; None where it comes in chunks.
+
+    Raises: Refused where it is not plain where the request ends, or for whom it is.
+    """
+    if version != "HTTP/1.0" and len(get("host")) != 1:
         raise Refused(400, "Malformed HTTP request: it needs one Host header")
-    lengths = headers.get_list("Content-Length")
-    if "Transfer-Encoding" in headers:
-        if lengths or version == "HTTP/1.0":
-            raise Refused(400, "Malformed HTTP request: Transfer-Encoding does not fit in")
-        if headers["Transfer-Encoding"].lower() != "chunked":
-            raise Refused(400, "Malformed HTTP request: the only Transfer-Encoding is chunked")
-    elif lengths:
-        _check_length(lengths, max_body_size)
+    lengths, codings = get("content-length"), get("transfer-encoding")
+    if not codings:
+        return _length(lengths, max_body_size) if lengths else 0
+    if lengths or version == "HTTP/1.0":
+        raise Refused(400, "Malformed HTTP request: Transfer-Encoding does not fit in")
+    if [coding.lower() for coding in codings] != ["chunked"]:
+        raise Refused(400, "Malformed HTTP request: the only Transfer-Encoding is chunked")
+    return None
 
 
-def _check_length(lengths: list[str], max_body_size: int) -> None:
+def _length(lengths: list[str], max_body_size: int) -> int:
     if len(lengths) > 1 or not lengths[0].isascii() or not lengths[0].isdigit():
         raise Refused(400, "Malformed HTTP request: Content-Length is not a number")
     if not _DIGITS.fullmatch(lengths[0]) or int(lengths[0]) > max_body_size:
         raise too_large(max_body_size)
+    return int(lengths[0])
 
 
 def chunk_size(line: bytes) -> int:
@@ -76,17 +86,17 @@ def check_trailer(line: bytes) -> None:
         raise Refused(400, "Malformed HTTP request: a trailer is not a field")
 
 
-def expects_continue(version: str, headers: HTTPHeaders) -> bool:
-    return version != "HTTP/1.0" and headers.get("Expect", "").lower() == "100-continue"
+def expects_continue(version: str, get: Get) -> bool:
+    return version != "HTTP/1.0" and [e.lower() for e in get("expect")] == ["100-continue"]
 
 
-def origin_form(start_line: Any) -> Any:
-    """Give the start line with a path for a target, where it had a whole URL (section 3.2.2)."""
-    origin = _ORIGIN.match(start_line.path)
+def origin_form(target: str) -> str:
+    """Give the path of a target that is a whole URL (section 3.2.2); another target as it is."""
+    origin = _ORIGIN.match(target)
     if origin is None:
-        return start_line
-    path = start_line.path[origin.end() :]
-    return start_line._replace(path=path if path.startswith("/") else f"/{path}")
+        return target
+    path = target[origin.end() :]
+    return path if path.startswith("/") else f"/{path}"
 
 
 def too_large(limit: int) -> Refused:

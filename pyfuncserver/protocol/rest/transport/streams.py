@@ -1,14 +1,13 @@
-"""One client's connection: how far it has come, what it may send, and how it is closed.
+"""Tornado's streams as connections: how far each has come, what it may send, how it is closed.
 
-Tornado's streams, with limits: what Tornado reads passes through the methods that are overridden
-here, and so does the answer that it gives to a request it cannot read.
+They have limits: what Tornado reads passes through the methods that are overridden here, and so
+does the answer that it gives to a request it cannot read.
 """
 
 from __future__ import annotations
 
 import array
 import fcntl
-import http
 import logging
 import socket
 import termios
@@ -16,15 +15,13 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
-from pyfuncserver.config import Config
-from pyfuncserver.protocol.rest import framing, v1
-from pyfuncserver.protocol.rest.farewell import Farewell
+from pyfuncserver.protocol.rest import framing
+from pyfuncserver.protocol.rest.transport.connection import Limits, Phase, refusal
+from pyfuncserver.protocol.rest.transport.farewell import Farewell
 
 log = logging.getLogger(__name__)
 
@@ -34,44 +31,12 @@ BEGINNING = 16  # enough of a head for an empty line and the method HEAD
 _TORNADOS_REFUSAL = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What clients may send, and how long they may take."""
-
-    max_body_size: int
-    max_header_size: int
-    keep_alive_s: float
-    request_timeout_s: float
-
-    @classmethod
-    def of(cls, config: Config) -> Limits:
-        return cls(
-            config.max_body_size,
-            config.max_header_size,
-            config.keep_alive_sec,
-            config.request_timeout_sec,
-        )
-
-
-class Phase(Enum):
-    """How far a connection's request has come."""
-
-    WAITING = auto()
-    """Not a byte of it is there."""
-    HEAD = auto()
-    BODY = auto()
-    RUNNING = auto()
-    """All of it is there, and none of its answer."""
-    ANSWERED = auto()
-    """Its answer is being sent."""
-
-
 class Stream(IOStream):
     """A connection without TLS."""
 
     def __init__(
         self,
-        connection: socket.socket,
+        accepted: socket.socket,
         limits: Limits,
         farewell: Farewell,
         when_refused: Callable[[int], None],
@@ -93,7 +58,7 @@ class Stream(IOStream):
         self._beginning = b""
         self._body_size = 0
         self._is_after_last_chunk = False
-        super().__init__(connection, max_buffer_size=limits.max_header_size + READ_AHEAD, **options)
+        super().__init__(accepted, max_buffer_size=limits.max_header_size + READ_AHEAD, **options)
 
     # Where it stands
 
@@ -234,20 +199,20 @@ class Stream(IOStream):
         """Refuse the request where the block raises Refused, which is raised on."""
         try:
             yield
-        except framing.Refused as refusal:
-            self.refuse(refusal)
+        except framing.Refused as refused:
+            self.refuse(refused)
             raise
 
-    def refuse(self, refusal: framing.Refused) -> None:
+    def refuse(self, refused: framing.Refused) -> None:
         """Answer in the application's place, and close."""
         if self.closed():
             return
         beginning = self._read_buffer[:BEGINNING] if self.phase is Phase.HEAD else self._beginning
         is_head_request = beginning.lstrip(b"\r\n").startswith(b"HEAD ")
         self.answer(is_last=True)
-        super().write(_response(refusal, is_head_request))
+        super().write(refusal(refused, is_head_request))
         self.close()
-        self._when_refused(refusal.status)
+        self._when_refused(refused.status)
 
     def write(self, data: bytes | memoryview) -> Future[None]:
         if data != _TORNADOS_REFUSAL:
@@ -305,15 +270,3 @@ class TlsStream(Stream, SSLIOStream):
 
     def _bare_socket(self) -> socket.socket:
         return socket.socket(fileno=self.socket.detach())
-
-
-def _response(refusal: framing.Refused, is_head_request: bool) -> bytes:
-    body = v1.error_body(refusal.status, refusal.reason)
-    lines = (
-        f"HTTP/1.1 {refusal.status} {http.HTTPStatus(refusal.status).phrase}",
-        f"Content-Type: {v1.CONTENT_TYPE}",
-        f"Content-Length: {len(body)}",
-        "Connection: close",
-    )
-    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-    return head if is_head_request else head + body
