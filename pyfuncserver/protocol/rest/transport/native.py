@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import logging
 import math
+import select
 import socket
 import termios
 import threading
@@ -39,6 +40,7 @@ TURN = 16
 """Requests of one connection that are answered before others have their turn."""
 QUIET_S = 2.0
 LONGEST_S = 30.0
+RESET_S = 0.005
 MOST_BYTES = 256 << 20
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -243,11 +245,30 @@ class HttpConnection(asyncio.Protocol):
         if self.is_leaving or self.hub.is_secure:
             return False
         if self.phase is Phase.RUNNING and self.head.version == "HTTP/1.1":
-            # A client that is gone altogether looks the same. One that is there may be told to go
-            # on at any time before its answer (RFC 9110, section 15.2); where nobody is, this makes
-            # the other side's system say so.
-            self._transport.write(CONTINUE)
+            self._ask_if_gone()
         return self.phase in (Phase.RUNNING, Phase.ANSWERED)
+
+    def _ask_if_gone(self) -> None:
+        """Find out about a client that has ended: one that only writes no more still reads.
+
+        One that is there may be told to go on at any time before its answer (RFC 9110, section
+        15.2); where nobody is, this makes the other side's system say so.
+        """
+        self._transport.write(CONTINUE)
+        self._look_for_reset(RESET_S)
+
+    def _look_for_reset(self, after_s: float) -> None:
+        """Look soon, and then less and less often, since the loop reads nothing any more."""
+        if self._has_been_reset():
+            self.abort()
+        elif self.phase is Phase.RUNNING and not self.closed():
+            loop = asyncio.get_running_loop()
+            loop.call_later(after_s, self._look_for_reset, min(2 * after_s, 1.0))
+
+    def _has_been_reset(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket.fileno(), 0)
+        return bool(poll.poll(0))
 
     def pause_writing(self) -> None:
         self.is_writable = False
