@@ -44,6 +44,8 @@ _FOREIGN_NAMES = {name for row in settings() for name in (row.variable, *row.ali
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
 }
+DEFAULTS: dict[str, str] = {}
+"""Settings of every daemon that does not set them itself."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 T = TypeVar("T")
@@ -90,6 +92,7 @@ def daemon_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "CARAML_HTTP_PORT": "0",
         "CARAML_GRPC_PORT": "0",
+        **DEFAULTS,
         **(env or {}),
     }
 

@@ -93,7 +93,7 @@ class UpiClient:
 
 
 @pytest.fixture(scope="module")
-def daemon(controlled_model: Path) -> Iterator[Daemon]:
+def daemon(transport: str, controlled_model: Path) -> Iterator[Daemon]:
     with Daemon(controlled_model, env={"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1"}) as running:
         yield running
 

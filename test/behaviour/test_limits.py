@@ -23,7 +23,7 @@ ECHO = b'{"do": "echo"}'
 
 
 @pytest.fixture(scope="module")
-def daemon(controlled_model: Path) -> Iterator[Daemon]:
+def daemon(transport: str, controlled_model: Path) -> Iterator[Daemon]:
     with Daemon(controlled_model, env=LIMITS) as running:
         yield running
 

@@ -1,0 +1,34 @@
+"""Runs what is said over HTTP twice: over our own transport, and over Tornado's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+
+TRANSPORTS = ("httptools", "tornado")
+HTTP_MODULES = ("test_admission", "test_cases", "test_limits", "test_security", "test_v1")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "transport" in metafunc.fixturenames:
+        is_about_http = Path(metafunc.definition.fspath).stem in HTTP_MODULES
+        transports = TRANSPORTS if is_about_http else TRANSPORTS[:1]
+        metafunc.parametrize("transport", transports, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is said over gRPC alone, the second time."""
+    again = [item for item in items if "tornado" in item.name and "UPI_V1" in item.name]
+    config.hook.pytest_deselected(items=again)
+    items[:] = [item for item in items if item not in again]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Have every daemon speak over this transport; one for all tests of a module depends on it."""
+    harness.DEFAULTS["HTTP_TRANSPORT"] = request.param
+    yield request.param
+    del harness.DEFAULTS["HTTP_TRANSPORT"]
