@@ -423,10 +423,11 @@ class HttpConnection(asyncio.Protocol):
         """Answer in the application's place, and go."""
         if self.closed():
             return
-        is_head_request = self.head.method == b"HEAD" or self._pending.startswith(b"HEAD ")
+        is_unparsed = self.phase is Phase.HEAD
+        beginning = self._pending[:5] if is_unparsed else self.head.method + b" "
         request, self._request = self._request, None
         self._must_linger = True
-        self._transport.write(refusal(refused, is_head_request))
+        self._transport.write(refusal(refused, beginning == b"HEAD "))
         self._leave()
         self.hub.when_refused(refused.status)
         if request is not None:

@@ -304,3 +304,9 @@ def test_a_malformed_body_in_chunks_ends_the_connection(serving: Serving, wire: 
     assert (answer.status, answer.closes) == (400, True)
     assert serving.refused == [400]
     assert serving.runner.seen == []
+
+
+def test_a_refusal_has_no_body_only_where_head_asks(wire: Wire) -> None:
+    wire.send(b"HEAD /no HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/3.0\r\n\r\n")
+    answers = wire.answers_to_end(("HEAD", "GET"))
+    assert [(answer.status, bool(answer.body)) for answer in answers] == [(404, False), (400, True)]
