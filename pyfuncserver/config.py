@@ -31,6 +31,7 @@ USAGE_STATUS = 2
 NAME_PATTERN = r"[A-Za-z0-9_.-]+"
 FIXED_THREAD = "1 fixed"
 ChannelArgument = int | str
+MOST_ROWS = 65_536
 
 
 class Protocol(str, Enum):
@@ -194,10 +195,27 @@ class Config(BaseSettings):
         1000,
         "MAX_QUEUE",
         "Predictions that may wait in one worker, for each protocol; one more is refused with 429 "
-        "or RESOURCE_EXHAUSTED. Over gRPC each that waits holds a thread.",
+        "or RESOURCE_EXHAUSTED.",
         "0 to 100000",
         ge=0,
         le=100_000,
+    )
+    batch_max_size: int | Literal["auto"] = setting(
+        1,
+        "BATCH_MAX_SIZE",
+        "Rows that go to the model at once: calls that wait and differ in nothing but their rows are "
+        "put together, over HTTP and gRPC, and run in `THREADS` threads. 1 for never; `auto` finds "
+        "the number from measured times. For models that treat each row by itself.",
+        "1 to 65536, or `auto`",
+    )
+    batch_max_delay_ms: float = setting(
+        0,
+        "BATCH_MAX_DELAY_MS",
+        "Milliseconds that a call may be held until its batch is full, and at most half of the time "
+        "that its client gives it. 0 puts together only what waits anyway.",
+        "0 to 60000",
+        ge=0,
+        le=60_000,
     )
     predict_timeout_sec: float = setting(
         0,
@@ -451,12 +469,31 @@ class Config(BaseSettings):
             raise ValueError("prediction logs cannot be published by this version")
         return value
 
+    @field_validator("batch_max_size", mode="before")
+    @classmethod
+    def _count_or_auto(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() == "auto":
+            return "auto"
+        try:
+            rows = int(str(value))
+        except ValueError:
+            raise ValueError("is neither a whole number nor auto") from None
+        if not 1 <= rows <= MOST_ROWS:
+            raise ValueError("is out of bounds")
+        return rows
+
     @field_validator("heartbeat_timeout_sec")
     @classmethod
     def _leave_time_to_beat(cls, value: float) -> float:
         if 0 < value < 1:
             raise ValueError("is shorter than a busy worker may take to beat")
         return value
+
+    @model_validator(mode="after")
+    def _leave_time_to_predict(self) -> Config:
+        if 0 < self.predict_timeout_sec * 1000 <= self.batch_max_delay_ms:
+            raise ValueError("BATCH_MAX_DELAY_MS is as long as PREDICT_TIMEOUT_SEC")
+        return self
 
     @model_validator(mode="after")
     def _demand_both_halves(self) -> Config:
@@ -485,6 +522,10 @@ class Config(BaseSettings):
     def has_fixed_thread(self) -> bool:
         """Tell whether every prediction is to run on one and the same thread."""
         return self.threads == FIXED_THREAD
+
+    @property
+    def batches(self) -> bool:
+        return self.batch_max_size != 1
 
     @property
     def speaks_http(self) -> bool:

@@ -24,6 +24,11 @@ from pyfuncserver.config import Config
 from pyfuncserver.errors import PredictionTimedOut, ServingError, StartupError
 from pyfuncserver.metrics import instruments
 from pyfuncserver.metrics.meters import Where
+from pyfuncserver.model.assembly import Assembly
+from pyfuncserver.model.batch import Batcher
+from pyfuncserver.model.batch_size import BatchSize, FixedSize, MeasuredSize
+from pyfuncserver.model.batching import BatchingLane
+from pyfuncserver.model.exchange import Entrance
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.model.service import InferenceService
@@ -104,25 +109,28 @@ class _Worker:
         self._tls = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
         self._tokens = Tokens(config.token_file) if config.token_file else None
 
-        self._lanes: list[Lane] = []
+        self._lanes: list[Lane | BatchingLane] = []
         self._fixed_lane: Lane | None = None
         if config.has_fixed_thread or runner.belongs_to_thread:
             self._fixed_lane = self._lane(1)
+        self._batching_lane = self._find_batching_lane()
 
-        def service(lane: Lane) -> InferenceService:
+        def service(lane: Entrance) -> InferenceService:
             return InferenceService({config.full_name: runner}, meters, lane, config.access_log)
 
         self._http = None
         if config.speaks_http:
             self._http_lane = self._fixed_lane or self._lane(int(config.threads))
-            self._http = self._http_front(service(self._http_lane))
+            self._http = self._http_front(service(self._batching_lane or self._http_lane))
         self._upi = None
         if config.speaks_upi:
             from pyfuncserver.protocol.upi.front import UpiFront  # only where gRPC is spoken
 
             assert place.ports.grpc_port is not None
             self._upi = UpiFront(
-                service(self._fixed_lane or self._lane(config.grpc_concurrency)),
+                service(
+                    self._batching_lane or self._fixed_lane or self._lane(config.grpc_concurrency)
+                ),
                 config,
                 place.ports.grpc_port,
                 is_ready=lambda: place.scoreboard.is_ready,
@@ -139,10 +147,32 @@ class _Worker:
         self._lanes.append(lane)
         return lane
 
+    def _find_batching_lane(self) -> BatchingLane | None:
+        """Make the one lane of all protocols, where calls are put together."""
+        config = self._place.config
+        if not config.batches:
+            return None
+        if not self._runner.is_divisible:
+            log.warning("BATCH_MAX_SIZE is without effect: this model's calls cannot be divided")
+            return None
+        size = _batch_size(config)
+        width = 1 if self._fixed_lane is not None else int(config.threads)
+        lane = BatchingLane(
+            self._fixed_lane or Lane(width, width, config.predict_timeout_sec, self._on_stuck),
+            width,
+            config.max_queue,
+            Batcher(self._runner, size),
+            Assembly(size, config.batch_max_delay_ms / 1000),
+            self._meters,
+        )
+        self._lanes = [lane]  # the other's jobs are batches
+        return lane
+
     @property
     def _may_predict_on_loop(self) -> bool:
         """Tell whether what is short may run on the loop: nobody answers for what hangs there."""
-        return self._fixed_lane is None and not self._place.config.predict_timeout_sec
+        has_own_thread = self._fixed_lane is not None or self._batching_lane is not None
+        return not has_own_thread and not self._place.config.predict_timeout_sec
 
     def _http_front(self, service: InferenceService) -> HttpFront:
         around = Surroundings(
@@ -290,6 +320,12 @@ class _Worker:
 def _tell_of_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("the pulse has stopped; this worker will be replaced", exc_info=error)
+
+
+def _batch_size(config: Config) -> BatchSize:
+    if config.batch_max_size == "auto":
+        return MeasuredSize()
+    return FixedSize(config.batch_max_size)
 
 
 def _lifetime(config: Config) -> float:

@@ -39,7 +39,7 @@ import tornado.web
 from google.protobuf import message_factory
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 # The daemon cannot import this module, so the models carry their classes with them.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -232,6 +232,7 @@ class Controlled(PyFuncModel):
         commands: dict[str, Callable[[], Any]] = {
             "echo": lambda: {"echo": request},
             "pid": lambda: {"pid": os.getpid()},
+            "thread": lambda: {"thread": threading.get_native_id()},
             "count": self.count,
             "sleep": lambda: sleep(request["seconds"]),
             "headers": lambda: {"headers": kwargs["headers"]},
@@ -250,6 +251,7 @@ class Controlled(PyFuncModel):
         commands: dict[str, Callable[[], Any]] = {
             "echo": lambda: echo_response(request),
             "pid": lambda: variables_response(request, {"pid": os.getpid()}),
+            "thread": lambda: variables_response(request, {"thread": threading.get_native_id()}),
             "count": lambda: variables_response(request, self.count()),
             "sleep": lambda: variables_response(request, sleep(numbers["seconds"])),
             "headers": lambda: variables_response(request, dict(context.invocation_metadata())),
@@ -394,6 +396,44 @@ def save_iris(path: Path) -> Path:
     classifier = LogisticRegression(max_iter=500).fit(features, species)
     signature = infer_signature(features, classifier.predict(features))
     mlflow.sklearn.save_model(classifier, str(path), signature=signature, pip_requirements=[])
+    return path
+
+
+class Rows(mlflow.pyfunc.PythonModel):
+    """Doubles the column x, and tells of each row how many were handed over with it.
+
+    A negative x fails. What is above 1000 is a number of seconds that it takes.
+    """
+
+    def predict(self, context, model_input, params=None):
+        x = model_input["x"]
+        if (x < 0).any():
+            raise RuntimeError(SECRET)
+        time.sleep(max(0.0, x.max() - 1000))
+        if params["cut"]:
+            return [0.0]
+        return pd.DataFrame({"y": x * 2, "rows": len(x), "tag": params["tag"]})
+
+
+def save_rows(path: Path) -> Path:
+    params = [ParamSpec("tag", DataType.string, ""), ParamSpec("cut", DataType.boolean, False)]
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.double, "x")]), params=ParamSchema(params)
+    )
+    return save(Rows(), path, signature=signature)
+
+
+def save_forest(path: Path) -> Path:
+    """Save a scikit-learn model whose calls cost much and whose rows cost little."""
+    import mlflow.sklearn
+    from mlflow.models import infer_signature
+    from sklearn.datasets import load_iris
+    from sklearn.ensemble import RandomForestClassifier
+
+    features, species = load_iris(return_X_y=True, as_frame=True)
+    forest = RandomForestClassifier(100, random_state=0).fit(features, species)
+    signature = infer_signature(features, forest.predict(features))
+    mlflow.sklearn.save_model(forest, str(path), signature=signature, pip_requirements=[])
     return path
 
 
@@ -584,6 +624,18 @@ class Heavy(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         return [float(self.weights[0])]
+
+
+class Weights(mlflow.pyfunc.PythonModel):
+    """Holds a GiB of weights beside objects of Python's; answers one of each, and its process."""
+
+    def load_context(self, context):
+        self.weights = np.arange(1 << 27, dtype=np.float64)
+        self.names = {number: f"feature-{number}" for number in range(10_000)}
+
+    def predict(self, context, model_input, params=None):
+        number = int(model_input[0][0])
+        return [float(self.weights[number]), self.names[number % len(self.names)], os.getpid()]
 
 
 class Rehearsed(mlflow.pyfunc.PythonModel):

@@ -5,8 +5,6 @@ The model's own instruments stand beside ours in the same files; their names are
 
 from __future__ import annotations
 
-import os
-
 from prometheus_client import Counter, Gauge, Histogram
 
 from pyfuncserver.metrics import values
@@ -15,26 +13,27 @@ LATENCY_BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
 
-_identity = [values.NOBODY]
+BATCH_BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def install(identity: str) -> None:
     """Make this process's instruments write under ``identity``; before the model is imported."""
-    set_identity(identity)
-    values.install(lambda: _identity[0])
-    # A process that the model forks would write over the figures of the one that forked it.
-    os.register_at_fork(after_in_child=lambda: set_identity(values.NOBODY))
+    values.install(identity)
 
 
 def set_identity(identity: str) -> None:
     """Take another identity, after a fork. No two living processes may have the same."""
-    _identity[0] = identity
+    values.set_identity(identity)
 
 
 class Instruments:
-    """Our instruments; one object a process, made when :func:`install` has been called."""
+    """Our instruments; one object a process, made when :func:`install` has been called.
+
+    Where it has not, they count for this process alone.
+    """
 
     def __init__(self) -> None:
+        values.ensure_installed()
         self.requests = Counter(
             "pyfuncserver_requests",
             "Prediction requests answered, by dialect and status code.",
@@ -73,6 +72,38 @@ class Instruments:
             "Seconds that an accepted request waited for its turn, also those that left before.",
             ("dialect",),
             buckets=LATENCY_BUCKETS_S,
+            registry=None,
+        )
+        self.predictions = Counter(
+            "pyfuncserver_predictions",
+            "Predictions handed to the model, by where they ran: on the thread that serves the "
+            "clients (loop), or on one of their own (thread).",
+            ("dialect", "where"),
+            registry=None,
+        )
+        self.batches = Counter(
+            "pyfuncserver_batches",
+            "Batches handed to the model, by why no more calls were let in: as many rows as may be "
+            "(full), nothing else waited (empty), only what may not be mixed (others), the delay "
+            "was over (delay), a call that cannot be put together with others (alone).",
+            ("closed",),
+            registry=None,
+        )
+        self.batch_rows = Histogram(
+            "pyfuncserver_batch_rows",
+            "Rows handed to the model at once, where calls are put together.",
+            buckets=BATCH_BUCKETS_ROWS,
+            registry=None,
+        )
+        self.batch_wait = Histogram(
+            "pyfuncserver_batch_wait_seconds",
+            "Seconds from the arrival of a batch's first call until the model had it.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=None,
+        )
+        self.batch_retries = Counter(
+            "pyfuncserver_batch_retries",
+            "Batches that failed and were run again, call by call.",
             registry=None,
         )
         self.refusals = Counter(

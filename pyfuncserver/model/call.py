@@ -19,7 +19,7 @@ class Form(Enum):
     """A ``PredictValuesRequest`` message."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """What a transport hands to a dialect: bytes, and what came around them."""
 
@@ -36,7 +36,7 @@ class Request:
     """Whether the client is still there, where the transport can say so when it is asked."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """What a dialect decoded and a runner hands to the model."""
 
@@ -46,14 +46,14 @@ class Call:
     context: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Complete:
     """A model's answer that is already what the client expects; the dialect only writes it."""
 
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Predictions:
     """A model's bare predictions (frame, array, list, ...), for the dialect to frame."""
 
@@ -73,7 +73,7 @@ class ModelRunner(Protocol):
     def predict(self, call: Call) -> Answer: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What a transport sends back: a body, and the status in the transport's own terms."""
 

@@ -8,9 +8,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
+from typing import Protocol, TypeVar
 
 from pyfuncserver.errors import (
     ClientGone,
@@ -20,27 +21,15 @@ from pyfuncserver.errors import (
     ServingError,
     UnknownModel,
 )
-from pyfuncserver.metrics.instruments import Instruments
-from pyfuncserver.model.call import Dialect, ModelRunner, Reply, Request
-from pyfuncserver.model.lane import Lane
+from pyfuncserver.metrics.meters import THREAD, Meters, Where
+from pyfuncserver.model.call import Answer, Call, Dialect, ModelRunner, Reply, Request
 from pyfuncserver.utils import logs
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Outcome = tuple[Reply, ServingError | None]
 """The reply, and what went wrong, if anything did."""
-
-
-class Meters:
-    """One dialect's instruments, looked up once instead of at each request."""
-
-    def __init__(self, instruments: Instruments, dialect: str) -> None:
-        self.in_flight = instruments.in_flight.labels(dialect)
-        self.waiting = instruments.waiting.labels(dialect)
-        self.wait = instruments.wait.labels(dialect)
-        self.duration = instruments.duration.labels(dialect)
-        self.requests = lru_cache(partial(instruments.requests.labels, dialect))
-        self.errors = lru_cache(partial(instruments.errors.labels, dialect))
 
 
 class Stage(Enum):
@@ -52,52 +41,90 @@ class Stage(Enum):
     SETTLED = 3
 
 
+# An Enum's members cost a search each time before Python 3.12.
+NEW, WAITING, RUNNING, SETTLED = Stage
+
+
+class Entrance(Protocol):
+    """A lane, or what stands in the place of one; see :class:`~pyfuncserver.model.lane.Lane`."""
+
+    limit_s: float
+
+    def submit(self, job: Exchange, /) -> None: ...
+
+    def run_here(self, job: Exchange, /) -> bool: ...
+
+    def run_on_loop(self, job: Exchange, /) -> bool: ...
+
+    def forget(self, job: Exchange, /) -> bool: ...
+
+
+@dataclass(slots=True)
+class Desk:
+    """What all requests of one dialect have in common."""
+
+    lane: Entrance
+    dialect: Dialect
+    meters: Meters
+    logs_all: bool
+    """Whether a line is logged for what was answered well, too."""
+
+
 class Exchange:
     """A request on its way to its one reply: the job that a :class:`Lane` runs. Thread-safe.
 
     Whatever comes first settles it: an answer, a refusal, the client's end, a deadline or a time
     limit. It is counted, logged and delivered then, and what comes later is dropped.
+
+    ``deliver`` gets the reply; it may be changed until the request has entered the lane.
     """
+
+    __slots__ = (
+        "_arrived_at", "_began_at", "_desk", "_ended_at", "_lock", "_outcome", "_request",
+        "_runner", "_stage", "_where", "deliver",
+    )  # fmt: skip
 
     def __init__(
         self,
-        lane: Lane,
+        desk: Desk,
         runner: ModelRunner | None,
-        meters: Meters,
-        dialect: Dialect,
         request: Request,
         deliver: Callable[[Reply], None],
     ) -> None:
-        self._lane = lane
+        self._desk = desk
         self._runner = runner
-        self._meters = meters
-        self._dialect = dialect
         self._request = request
-        self._deliver = deliver
+        self.deliver = deliver
         self._lock = threading.Lock()
-        self._stage = Stage.NEW
+        self._stage = NEW
         self._arrived_at = time.monotonic()
+        self._where = THREAD
         self._began_at: float | None = None
+        self._ended_at: float | None = None
         self._outcome: Outcome | None = None
-        meters.in_flight.inc()
+        desk.meters.arrive()
 
     def enter(self) -> None:
         """Take a place in the lane, or be refused."""
         if self._runner is None:
             self.fail(UnknownModel(self._request.model))
             return
-        self._stage = Stage.WAITING
-        self._meters.waiting.inc()
+        self._stage = WAITING
+        self._desk.meters.queue()
         try:
-            self._lane.submit(self)
+            self._desk.lane.submit(self)
         except ServingError as failure:
-            self._stage = Stage.NEW  # nobody else has it yet
-            self._meters.waiting.dec()
+            self._stage = NEW  # nobody else has it yet
+            self._desk.meters.turn_away()
             self.fail(failure)
 
     def run_here(self) -> bool:
         """Be answered on this thread; False where the lane has to be entered."""
-        return self._runner is not None and self._lane.run_here(self)
+        return self._runner is not None and self._desk.lane.run_here(self)
+
+    def run_on_loop(self) -> bool:
+        """Be answered on this thread, the loop's; False where the lane has to be entered."""
+        return self._runner is not None and self._desk.lane.run_on_loop(self)
 
     def abandon(self) -> None:
         """Have no reply, for the client has gone; where it waits, its place is free at once."""
@@ -109,30 +136,75 @@ class Exchange:
 
     def fail(self, failure: ServingError) -> None:
         """Be answered with an error, if not with something else before."""
-        with logs.request(self._request.id):
-            self._settle((self._dialect.error(failure), failure))
+        token = logs.mark(self._request.id)
+        try:
+            self._settle(self._desk.dialect.error(failure), failure)
+        finally:
+            logs.unmark(token)
 
-    def run(self) -> None:
+    def run(self, where: Where) -> None:
         """Hand the request to the model, unless it is settled. See :class:`Lane`."""
         if not self._begin():
             return
-        with logs.request(self._request.id):
-            self._outcome = self._answer()
+        self._where = where
+        reply = self._attempt(self._predict)
+        if reply is not None:
+            self._outcome = reply, None
 
     def finish(self) -> None:
         """Settle it with what :meth:`run` has brought, or say that this came too late."""
         if self._outcome is None:
             return
-        with logs.request(self._request.id):
-            if not self._settle(self._outcome):
+        token = logs.mark(self._request.id)
+        try:
+            if not self._settle(*self._outcome):
                 log.warning(
                     "%s %s was answered too late, after %.1f s; the answer is dropped",
-                    self._dialect.name, self._request.model, time.monotonic() - self._arrived_at,
+                    self._desk.dialect.name, self._request.model,
+                    time.monotonic() - self._arrived_at,
                 )  # fmt: skip
+        finally:
+            logs.unmark(token)
 
     def time_out(self) -> None:
         """Be told that the prediction took too long; it still runs."""
-        self.fail(PredictionTimedOut(self._lane.limit_s))
+        self.fail(PredictionTimedOut(self._desk.lane.limit_s))
+
+    # As one of several that run together: see batch.Member.
+
+    @property
+    def id(self) -> str:
+        return self._request.id
+
+    @property
+    def arrived_at(self) -> float:
+        return self._arrived_at
+
+    @property
+    def deadline(self) -> float:
+        return self._request.deadline
+
+    def open(self, prepare: Callable[[Call], T]) -> tuple[Call, T] | None:
+        """Give the call and what is made of it; None where that fails, or it is settled."""
+        if self._stage is SETTLED:
+            return None
+        return self._attempt(partial(self._decoded, prepare))
+
+    def begin(self) -> bool:
+        """Be handed to the model, perhaps again; False where it is too late for that."""
+        if self._stage is not RUNNING and not self._begin():
+            return False
+        began_at = self._attempt(self._start)
+        if began_at is None:
+            return False
+        self._began_at = began_at
+        return True
+
+    def answer(self, make: Callable[[], Answer]) -> None:
+        """Take what this gives for the answer, or what it raises for the failure."""
+        reply = self._attempt(lambda: self._encoded(make()))
+        if reply is not None:
+            self._outcome = reply, None
 
     def _is_due_for_the_client(self) -> bool:
         """Tell whether a client that goes now does so at its deadline, which it sees before us.
@@ -145,78 +217,90 @@ class Exchange:
         return time.monotonic() >= deadline - 0.05 - (deadline - self._arrived_at) / 100
 
     def _give_up(self, failure: ServingError) -> None:
-        if self._stage is not Stage.SETTLED:
-            self._lane.forget(self)
+        if self._stage is not SETTLED:
+            self._desk.lane.forget(self)
             self.fail(failure)
 
     def _begin(self) -> bool:
         with self._lock:
-            if self._stage is Stage.SETTLED:
+            stage = self._stage
+            if stage is SETTLED:
                 return False
-            was_waiting = self._stage is Stage.WAITING
-            self._stage = Stage.RUNNING
-        self._leave_queue(was_waiting)
+            self._stage = RUNNING
+        if stage is WAITING:
+            self._desk.meters.leave_queue(time.monotonic() - self._arrived_at)
+        else:
+            self._desk.meters.enter_at_once()
         return True
 
-    def _leave_queue(self, was_waiting: bool) -> None:
-        if was_waiting:
-            self._meters.waiting.dec()
-        self._meters.wait.observe(time.monotonic() - self._arrived_at)
-
-    def _answer(self) -> Outcome:
+    def _attempt(self, work: Callable[[], T]) -> T | None:
+        """Give what this gives; where it fails, that is the outcome, and None is given."""
+        token = logs.mark(self._request.id)
         try:
-            return self._predict(), None
+            return work()
         except ServingError as error:
             failure = error
         except BaseException as error:  # ours, or of what a model's own objects do when read
             failure = InternalError(uuid.uuid4().hex)
             log.error("an internal error, error_id=%s", failure.error_id, exc_info=error)
-        return self._dialect.error(failure), failure
+        finally:
+            logs.unmark(token)
+        self._outcome = self._desk.dialect.error(failure), failure
+        return None
 
     def _predict(self) -> Reply:
         assert self._runner is not None
-        self._check_deadline()
-        if self._lane.limit_s and time.monotonic() - self._arrived_at >= self._lane.limit_s:
-            raise DeadlinePassed  # it has waited for longer than it might have run
-        if not self._request.is_wanted():
-            raise ClientGone
-        self._began_at = time.monotonic()
-        reply = self._dialect.encode(self._runner.predict(self._dialect.decode(self._request)))
-        self._check_deadline()
+        self._began_at = self._start()
+        return self._encoded(self._runner.predict(self._desk.dialect.decode(self._request)))
+
+    def _encoded(self, answer: Answer) -> Reply:
+        reply = self._desk.dialect.encode(answer)
+        self._ended_at = time.monotonic()
+        if self._ended_at >= self._request.deadline:
+            raise DeadlinePassed
         return reply
 
-    def _check_deadline(self) -> None:
-        if time.monotonic() >= self._request.deadline:
-            raise DeadlinePassed
+    def _decoded(self, prepare: Callable[[Call], T]) -> tuple[Call, T]:
+        call = self._desk.dialect.decode(self._request)
+        return call, prepare(call)
 
-    def _settle(self, outcome: Outcome) -> bool:
+    def _start(self) -> float:
+        """Give the time at which the model is to have the request. Raises: if it is not to."""
+        request, limit_s, now = self._request, self._desk.lane.limit_s, time.monotonic()
+        if now >= request.deadline:
+            raise DeadlinePassed
+        if limit_s and now - self._arrived_at >= limit_s:
+            raise DeadlinePassed  # it has waited for longer than it might have run
+        if not request.is_wanted():
+            raise ClientGone
+        return now
+
+    def _settle(self, reply: Reply, failure: ServingError | None) -> bool:
         """Let this be what became of it; False where that is settled."""
         with self._lock:
-            stage, self._stage = self._stage, Stage.SETTLED
-        if stage is Stage.SETTLED:
+            stage, self._stage = self._stage, SETTLED
+        if stage is SETTLED:
             return False
-        reply, failure = outcome
         if failure is not None and failure.retry_after_s is not None:
             reply = replace(reply, retry_after_s=failure.retry_after_s)
         try:
-            if stage is Stage.WAITING:
-                self._leave_queue(was_waiting=True)
+            if stage is WAITING:
+                self._desk.meters.leave_queue(time.monotonic() - self._arrived_at)
             self._count(reply, failure)
         finally:
-            self._deliver(reply)
+            self.deliver(reply)
         return True
 
     def _count(self, reply: Reply, failure: ServingError | None) -> None:
-        meters, now = self._meters, time.monotonic()
-        meters.in_flight.dec()
-        meters.requests(str(reply.status)).inc()
-        if failure is not None:
-            meters.errors(failure.kind.label).inc()
-        if self._began_at is not None:
-            meters.duration.observe(now - self._began_at)
-        took_s = now - (self._began_at or self._arrived_at)
+        desk, began_at = self._desk, self._began_at
+        now = self._ended_at or time.monotonic()
+        ran = None if began_at is None else (self._where, now - began_at)
+        desk.meters.settle(reply.status, None if failure is None else failure.kind.label, ran)
+        if failure is None and not desk.logs_all:
+            return
         log.info(
             "%s %s status=%s in %.1f ms%s",
-            self._dialect.name, self._request.model, reply.status, took_s * 1000,
+            desk.dialect.name, self._request.model, reply.status,
+            (now - (began_at or self._arrived_at)) * 1000,
             "" if failure is None else f": {failure}",
         )  # fmt: skip

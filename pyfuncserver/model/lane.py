@@ -2,6 +2,11 @@
 
 Whoever cannot be served soon is told at once; whoever takes too long is given up, with the thread
 that he has, so that the others go on.
+
+>>> lane = Lane(1, 1000)
+>>> lane.use_loop(asyncio.get_running_loop())
+>>> if not lane.run_on_loop(job):  # on the loop's thread
+...     lane.submit(job)
 """
 
 from __future__ import annotations
@@ -10,20 +15,27 @@ import logging
 import math
 import threading
 import time
+from asyncio import AbstractEventLoop
+from asyncio.events import _get_running_loop, _set_running_loop
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
 from pyfuncserver.errors import Overloaded
+from pyfuncserver.metrics.meters import LOOP, THREAD, Where
+from pyfuncserver.model.pace import Pace
 
 log = logging.getLogger(__name__)
+
+TURN_S = 0.005
+"""So long the loop runs what has waited for threads, before others have their turn."""
 
 
 class Job(Protocol):
     """What a lane runs; an object is one job. None of these raises."""
 
-    def run(self) -> None:
+    def run(self, where: Where) -> None:
         """Do the work, on the thread that the lane has for it."""
 
     def finish(self) -> None:
@@ -39,6 +51,10 @@ class Lane:
     Its threads are made when they are needed, and are daemons: a job that never ends keeps no
     process alive. A lane of width 1 runs every job on one and the same thread, for models that
     belong to a thread, until one times out.
+
+    With a loop (:meth:`use_loop`), jobs that have proved short run on the loop's thread instead, by
+    :meth:`run_on_loop`, never more of both than ``width``. Others have come before them who wait
+    for a thread; those the loop runs first.
 
     A job that runs longer than ``limit_s`` (0 for no limit) is told so, its thread is written off
     and replaced, and ``when_stuck`` is called, on the lane's watchdog thread. Thread-safe.
@@ -68,6 +84,9 @@ class Lane:
         self._alarm = threading.Condition(self._lock)
         self._has_watchdog = False
         self._is_unwatched = True
+        self._loop: AbstractEventLoop | None = None
+        self._loop_is_called = False
+        self._pace = Pace()
 
     @property
     def waiting(self) -> int:
@@ -76,6 +95,16 @@ class Lane:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def is_for_loop(self) -> bool:
+        """Tell whether jobs have proved short, so that the loop runs them."""
+        return self._pace.is_short
+
+    def use_loop(self, loop: AbstractEventLoop) -> None:
+        """Let this loop run what is short. Call it once, before the first job, without a limit."""
+        assert not self.limit_s, "nobody would answer for a job that hangs on the loop"
+        self._loop = loop
 
     def submit(self, job: Job) -> None:
         """Let a job run on one of the lane's threads, soon or when it is its turn.
@@ -101,12 +130,26 @@ class Lane:
                 return False
             self._start(job)
         try:
-            job.run()
+            job.run(THREAD)
         finally:
             with self._lock:
                 del self._running[job]
                 self._find_thread()
         job.finish()
+        return True
+
+    def run_on_loop(self, job: Job) -> bool:
+        """Run a job to its end on this thread, the loop's; False where it has to be submitted.
+
+        It has to where jobs are not short, and where others are before it.
+        """
+        if not self._pace.is_short:
+            return False
+        with self._lock:
+            if self._waiting or len(self._running) >= self._width:
+                return False
+            began = self._start(job)
+        self._run_on_loop(job, began)
         return True
 
     def forget(self, job: Job) -> bool:
@@ -117,27 +160,87 @@ class Lane:
             del self._waiting[job]
             return True
 
-    def _start(self, job: Job) -> None:
-        self._running[job] = time.monotonic()
+    def restart(self, job: Job) -> None:
+        """Count the time of a job that runs from now on; it has only waited so far."""
+        with self._lock:
+            if self._running.pop(job, None) is not None:
+                self._running[job] = time.monotonic()
+
+    def _start(self, job: Job) -> float:
+        self._running[job] = began = time.monotonic()
         self.started += 1
+        return began
+
+    def _run_on_loop(self, job: Job, began: float) -> None:
+        # The model must not notice where it runs: it may have a loop of its own.
+        loop = _get_running_loop()
+        _set_running_loop(None)
+        try:
+            job.run(LOOP)
+        finally:
+            _set_running_loop(loop)
+            with self._lock:
+                del self._running[job]
+                self._pace.note_on_loop(time.monotonic() - began)
+                if self._waiting:
+                    self._find_thread()
+        job.finish()
+
+    def _catch_up(self) -> None:
+        """Run what waits since before jobs were short; called by the loop."""
+        until = time.monotonic() + TURN_S
+        while time.monotonic() < until and (taken := self._take_for_loop()):
+            self._run_on_loop(*taken)
+        with self._lock:
+            self._loop_is_called = False
+            self._find_thread()
+
+    def _take_for_loop(self) -> tuple[Job, float] | None:
+        with self._lock:
+            if not self._may_begin() or not self._pace.is_short:
+                return None
+            job, _ = self._waiting.popitem(last=False)
+            return job, self._start(job)
+
+    def _may_begin(self) -> int:
+        """Give how many of those that wait may begin."""
+        return max(0, min(self.waiting, self._width - self.running))
 
     def _find_thread(self) -> None:
-        """Wake a thread, or make one, where a job can begin for which there is none."""
-        may_begin = min(self.waiting, self._width - self.running)
-        if may_begin > self._idle and self._threads < self._width:
-            self._make_thread()
-        if may_begin > 0:
-            self._work.notify()
+        """Wake threads, or make some, where jobs can begin for which there are none."""
+        may_begin = self._may_begin()
+        if may_begin and self._pace.is_short and self._call_loop():
+            return
+        while may_begin > self._idle and self._threads < self._width and self._make_thread():
+            pass
+        if may_begin:
+            self._work.notify(may_begin)
 
-    def _make_thread(self) -> None:
+    def _call_loop(self) -> bool:
+        """Let the loop catch up; False where it has ended."""
+        assert self._loop is not None
+        try:
+            if not self._loop_is_called:
+                self._loop.call_soon_threadsafe(self._catch_up)
+                self._loop_is_called = True
+        except RuntimeError as error:
+            log.debug("the loop takes nothing any more, so threads do: %s", error)
+            self._pace = Pace()
+            self._loop = None
+            return False
+        return True
+
+    def _make_thread(self) -> bool:
+        """Make one; False where there can be none."""
         name = f"predict-{next(self._numbers)}"
         try:
             threading.Thread(target=self._serve, name=name, daemon=True).start()
         except RuntimeError as error:  # the next job, or the end of one, brings the next attempt
             log.error("no thread for a prediction, %d wait: %s", self.waiting, error)
-            return
+            return False
         self._threads += 1
         self._idle += 1
+        return True
 
     def _serve(self) -> None:
         """Run jobs, one after the other, until this thread is written off."""
@@ -145,7 +248,7 @@ class Lane:
         while is_ours:
             job = self._take()
             try:
-                job.run()
+                job.run(THREAD)
             except BaseException:
                 log.exception("a job raised what it should have answered")
             is_ours = self._give_back(job)
@@ -158,7 +261,7 @@ class Lane:
 
     def _take(self) -> Job:
         with self._lock:
-            while not self._waiting or self.running >= self._width:
+            while self._pace.is_short or not self._may_begin():
                 self._work.wait()
             self._idle -= 1
             job, _ = self._waiting.popitem(last=False)
@@ -170,7 +273,14 @@ class Lane:
     def _give_back(self, job: Job) -> bool:
         """Free the job's place; False where the watchdog has taken it already."""
         with self._lock:
-            return self._running.pop(job, None) is not None
+            began = self._running.pop(job, None)
+            if began is None:
+                return False
+            if self._loop is not None:
+                self._pace.note_on_thread(time.monotonic() - began)
+                if self._pace.is_short:
+                    self._find_thread()
+            return True
 
     def _rest(self) -> None:
         with self._lock:

@@ -8,39 +8,44 @@ from queue import Empty, SimpleQueue
 
 from pyfuncserver.errors import ServingError
 from pyfuncserver.metrics.instruments import Instruments
+from pyfuncserver.metrics.meters import Meters
 from pyfuncserver.model.call import Dialect, ModelRunner, Reply, Request
-from pyfuncserver.model.exchange import Exchange, Meters
-from pyfuncserver.model.lane import Lane
+from pyfuncserver.model.exchange import Desk, Entrance, Exchange
 
 FOREVER_S = 1e9
 """A wait that is longer has no end; the operating system could not count it."""
 
 
 class InferenceService:
-    """Answers requests in any dialect with the models of this process. Thread-safe."""
+    """Answers requests in any dialect with the models of this process. Thread-safe.
+
+    ``logs_all`` lets a line be logged for what was answered well, too.
+    """
 
     def __init__(
-        self, runners: Mapping[str, ModelRunner], instruments: Instruments, lane: Lane
+        self,
+        runners: Mapping[str, ModelRunner],
+        instruments: Instruments,
+        lane: Entrance,
+        logs_all: bool = False,
     ) -> None:
         self._runners = runners
         self._instruments = instruments
         self._lane = lane
-        self._meters: dict[str, Meters] = {}
-
-    @property
-    def answered(self) -> int:
-        """How many requests have had their turn so far."""
-        return self._lane.started
+        self._logs_all = logs_all
+        self._desks: dict[str, Desk] = {}
 
     def submit(
         self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]
     ) -> Exchange:
         """Have a request answered; ``deliver`` gets the one reply, on any thread, also on this one.
 
-        Never raises, and never waits.
+        Never raises, and never waits. Where the lane has a loop, call it on that one's thread: what
+        is short is answered there, before this returns.
         """
         exchange = self._exchange(dialect, request, deliver)
-        exchange.enter()
+        if not exchange.run_on_loop():
+            exchange.enter()
         return exchange
 
     def handle(
@@ -53,27 +58,32 @@ class InferenceService:
 
         ``when_waiting`` is called where that is not done at once on this thread.
         """
+        found: list[Reply] = []
+        exchange = self._exchange(dialect, request, found.append)
+        if exchange.run_here():
+            return found[0]
         replies: SimpleQueue[Reply] = SimpleQueue()
-        exchange = self._exchange(dialect, request, replies.put)
-        if not exchange.run_here():
-            exchange.enter()
-            when_waiting(exchange)
+        exchange.deliver = replies.put
+        exchange.enter()
+        when_waiting(exchange)
         return _first(replies, exchange, request.deadline)
 
     def refuse(self, dialect: Dialect, request: Request, failure: ServingError) -> Reply:
         """Count and log a request that a transport does not let in, and give the reply to it."""
-        replies: SimpleQueue[Reply] = SimpleQueue()
-        self._exchange(dialect, request, replies.put).fail(failure)
-        return replies.get_nowait()
+        found: list[Reply] = []
+        self._exchange(dialect, request, found.append).fail(failure)
+        return found[0]
 
     def _exchange(
         self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]
     ) -> Exchange:
-        meters = self._meters.get(dialect.name)
-        if meters is None:
-            meters = self._meters.setdefault(dialect.name, Meters(self._instruments, dialect.name))
-        runner = self._runners.get(request.model)
-        return Exchange(self._lane, runner, meters, dialect, request, deliver)
+        desk = self._desks.get(dialect.name) or self._make_desk(dialect)
+        return Exchange(desk, self._runners.get(request.model), request, deliver)
+
+    def _make_desk(self, dialect: Dialect) -> Desk:
+        meters = Meters(self._instruments, dialect.name)
+        desk = Desk(self._lane, dialect, meters, self._logs_all)
+        return self._desks.setdefault(dialect.name, desk)
 
 
 def _first(replies: SimpleQueue[Reply], exchange: Exchange, deadline: float) -> Reply:

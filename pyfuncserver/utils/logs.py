@@ -10,23 +10,21 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _role = ["supervisor"]
 _handler = logging.StreamHandler()
 
 
-@contextmanager
-def request(request_id: str) -> Iterator[None]:
-    """Mark every line logged inside, by us or by the model, with the request's id."""
-    token = _request_id.set(request_id)
-    try:
-        yield
-    finally:
-        _request_id.reset(token)
+def mark(request_id: str) -> Token[str]:
+    """Mark every line logged from now on, by us or by the model, with the request's id."""
+    return _request_id.set(request_id)
+
+
+def unmark(token: Token[str]) -> None:
+    """Mark lines as before the :func:`mark` that gave the token; on the same thread."""
+    _request_id.reset(token)
 
 
 class EventFormatter(logging.Formatter):

@@ -224,3 +224,121 @@ def test_what_a_model_forks_does_not_write_over_the_models_figures(
     assert [file.name for file in folder.iterdir()] == ["counter_0.db"]
     assert lines == []
     """)
+
+
+def test_what_is_counted_is_in_the_file_when_the_process_is_killed(
+    run: Callable[[str], str],
+) -> None:
+    run(f"""
+    import signal
+    from pyfuncserver.metrics.instruments import Instruments
+    from pyfuncserver.metrics.meters import LOOP, Meters
+    pid = os.fork()
+    if pid == 0:
+        instruments.set_identity("0")
+        meters = Meters(Instruments(), "v1")
+        for number in range(1000):
+            meters.arrive()
+            meters.enter_at_once()
+            if number == 500:
+                count({MANY})  # the files grow
+            meters.settle(200, None, (LOOP, 0.002))
+        meters.arrive()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    from prometheus_client.multiprocess import MultiProcessCollector
+    families = MultiProcessCollector.merge([str(file) for file in folder.glob("*_0.db")])
+    samples = [sample for family in families for sample in family.samples]
+    found = {{
+        (s.name, s.labels.get("le", s.labels.get("where"))): s.value for s in samples
+    }}
+    assert found["pyfuncserver_requests_total", None] == 1000
+    assert found["pyfuncserver_predictions_total", "loop"] == 1000
+    assert found["pyfuncserver_requests_in_flight", None] == 1
+    assert found["pyfuncserver_request_wait_seconds_bucket", "0.0005"] == 1000
+    assert found["pyfuncserver_request_wait_seconds_sum", None] == 0
+    assert found["pyfuncserver_request_duration_seconds_bucket", "0.001"] == 0
+    assert found["pyfuncserver_request_duration_seconds_bucket", "0.0025"] == 1000
+    assert abs(found["pyfuncserver_request_duration_seconds_sum", None] - 2) < 1e-9
+    """)
+
+
+def test_threads_lose_no_count(run: Callable[[str], str]) -> None:
+    run("""
+    from pyfuncserver.metrics.instruments import Instruments
+    from pyfuncserver.metrics.meters import THREAD, Meters
+    sys.setswitchinterval(1e-6)
+    ours = Instruments()
+    meters = Meters(ours, "v1")
+
+    def work():
+        for _ in range(2000):
+            meters.arrive()
+            meters.queue()
+            meters.leave_queue(0.5)
+            meters.settle(200, "internal", (THREAD, 0.25))
+            ours.requests.labels("v1", "200").inc()
+            count(["a"])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = totals()
+    assert found[("a",)] == 8000
+    assert found[("200", "v1")] == 16000
+    assert meters._in_flight.get() == meters._waiting.get() == 0
+    assert ours.duration.labels("v1")._sum.get() == 2000
+    """)
+
+
+def test_a_child_of_a_model_that_counts_at_the_time_can_count(run: Callable[[str], str]) -> None:
+    """A fork while another thread holds the lock must not leave it held in the child."""
+    run("""
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            count(["a"])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    before = sum(totals().values())
+    for _ in range(50):
+        child(lambda: count(["a"], 1_000_000))
+    done.set()
+    thread.join()
+    assert totals()[("a",)] < 1_000_000
+    """)
+
+
+def test_gauges_of_which_the_latest_counts_have_a_time(run: Callable[[str], str]) -> None:
+    run("""
+    try:
+        gauge = Gauge("latest", "Latest.", multiprocess_mode="mostrecent")
+    except ValueError:  # prometheus_client before 0.18
+        sys.exit()
+    gauge.set(5)
+    instruments.set_identity("1")
+    gauge.set(7)
+    instruments.set_identity("0")
+    assert gauge._value.get() == 5
+    assert totals()[()] == 7
+    """)
+
+
+def test_files_of_our_own_values_are_those_of_the_library(run: Callable[[str], str]) -> None:
+    """Let the library's own values go on where ours have stopped, and the reverse."""
+    run("""
+    from prometheus_client import values as theirs
+    count(["a", "b"], 3)
+    instruments.set_identity("2")
+    Their = theirs.MultiProcessValue(lambda: "0")
+    value = Their("counter", "calls", "calls_total", ("who",), ("a",), "Calls.")
+    assert value.get() == 3
+    value.inc(4)
+    instruments.set_identity("0")
+    assert counter.labels("a")._value.get() == 7
+    assert totals()[("a",)] == 7 and totals()[("b",)] == 3
+    """)

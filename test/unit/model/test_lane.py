@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from harness import wait_until
 
 from pyfuncserver.errors import Overloaded
+from pyfuncserver.metrics.meters import LOOP, THREAD, Where
 from pyfuncserver.model.lane import Lane
 
 WAIT_S = 10
@@ -20,6 +23,7 @@ class Work:
         self.name = name
         self.notes = [] if notes is None else notes
         self.thread: threading.Thread | None = None
+        self.where: Where | None = None
         self.began = threading.Event()
         self.may_end = threading.Event()
         self.ended = threading.Event()
@@ -29,8 +33,9 @@ class Work:
         self.may_end.set()
         return self
 
-    def run(self) -> None:
+    def run(self, where: Where) -> None:
         self.thread = threading.current_thread()
+        self.where = where
         self.notes.append(f"run {self.name}")
         self.began.set()
         assert self.may_end.wait(WAIT_S)
@@ -240,7 +245,7 @@ def test_a_lane_has_a_watchdog_where_it_has_a_limit(
 
 def test_a_lane_outlives_what_a_job_raises(caplog: pytest.LogCaptureFixture) -> None:
     class Raising(Work):
-        def run(self) -> None:
+        def run(self, where: Where) -> None:
             raise SystemExit
 
         def finish(self) -> None:
@@ -278,7 +283,7 @@ def test_all_are_served_whatever_comes_at_once() -> None:
     most: list[int] = []
 
     class Short(Work):
-        def run(self) -> None:
+        def run(self, where: Where) -> None:
             most.append(lane.running)
 
         def finish(self) -> None:
@@ -298,3 +303,156 @@ def test_all_are_served_whatever_comes_at_once() -> None:
     assert all(done.acquire(timeout=WAIT_S) for _ in range(800))
     assert max(most) <= 4
     assert (lane.running, lane.waiting, lane.started) == (0, 0, 800)
+
+
+class Loop:
+    """Keeps what it is called for until it turns."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+        self.has_ended = False
+
+    def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
+        if self.has_ended:
+            raise RuntimeError("Event loop is closed")
+        self.calls.append(call)
+
+    def turn(self) -> None:
+        wait_until(lambda: self.calls, WAIT_S)
+        self.calls.pop(0)()
+
+
+def short_lane(loop: Any, width: int = 1, depth: int = 10) -> Lane:
+    """Give a lane whose jobs have proved short."""
+    lane = Lane(width, depth)
+    lane.use_loop(loop)
+    while not lane.is_for_loop:
+        lane.submit(work := Work().let_go())
+        assert work.ended.wait(WAIT_S)
+        wait_until(lambda: lane.running == 0, WAIT_S)
+    return lane
+
+
+def test_jobs_run_on_the_loop_when_they_have_proved_short() -> None:
+    lane = Lane(1, 10)
+    lane.use_loop(Loop())  # type: ignore[arg-type]
+    assert not lane.run_on_loop(Work())
+    lane = short_lane(Loop())
+    work = Work().let_go()
+    assert lane.run_on_loop(work)
+    assert work.thread is threading.current_thread()
+    assert work.where is LOOP
+    assert work.ended.is_set()
+    assert (lane.running, lane.waiting) == (0, 0)
+
+
+def test_without_a_loop_nothing_runs_on_one(start: Start) -> None:
+    lane = Lane(1, 10)
+    for _ in range(300):
+        assert start(lane).let_go().ended.wait(WAIT_S)
+    assert not lane.run_on_loop(Work())
+    assert not lane.is_for_loop
+
+
+def test_a_lane_with_a_limit_has_no_loop() -> None:
+    with pytest.raises(AssertionError, match="nobody would answer"):
+        Lane(1, 0, 60).use_loop(Loop())  # type: ignore[arg-type]
+
+
+def test_a_long_job_sends_those_after_it_back_to_the_thread() -> None:
+    lane = short_lane(Loop())
+    long = Work()
+    timer = threading.Timer(0.05, long.let_go)
+    timer.start()
+    assert lane.run_on_loop(long)
+    timer.join()
+    assert not lane.run_on_loop(Work())
+    lane.submit(next_one := Work().let_go())
+    assert next_one.ended.wait(WAIT_S)
+    assert next_one.where is THREAD
+
+
+def test_a_thread_and_the_loop_never_run_more_than_may(start: Start) -> None:
+    lane = Lane(1, 10)
+    lane.use_loop(loop := Loop())  # type: ignore[arg-type]
+    running = start(lane)
+    assert running.began.wait(WAIT_S)
+    lane._pace.is_short = True
+    assert not lane.run_on_loop(Work()), "one runs"
+    waiting = [start(lane).let_go(), start(lane).let_go()]
+    running.let_go()
+    assert running.ended.wait(WAIT_S)
+    assert not lane.run_on_loop(Work()), "others are before it"
+    assert not any(work.began.is_set() for work in waiting), "they are the loop's now"
+    loop.turn()
+    assert [work.where for work in waiting] == [LOOP, LOOP]
+    assert lane.run_on_loop(Work().let_go())
+    assert loop.calls == []
+
+
+def test_first_come_first_served_whoever_serves() -> None:
+    notes: list[str] = []
+    lane = Lane(1, 1000)
+    lane.use_loop(loop := Loop())  # type: ignore[arg-type]
+    works = [Work(str(number), notes).let_go() for number in range(500)]
+    for work in works:
+        if not lane.run_on_loop(work):
+            lane.submit(work)
+
+    def all_have_ended() -> bool:
+        while loop.calls:
+            loop.turn()
+        return works[-1].ended.is_set()
+
+    wait_until(all_have_ended, WAIT_S)
+    assert [note for note in notes if "run" in note] == [f"run {number}" for number in range(500)]
+    assert {work.where for work in works} == {LOOP, THREAD}
+
+
+def test_the_loop_leaves_what_waits_to_threads_when_a_job_is_long(start: Start) -> None:
+    lane = Lane(2, 10)
+    lane.use_loop(loop := Loop())  # type: ignore[arg-type]
+    running = [start(lane), start(lane)]
+    assert all(work.began.wait(WAIT_S) for work in running)
+    waiting = [start(lane) for _ in range(3)]
+    lane._pace.is_short = True
+    running[0].let_go()
+    threading.Timer(0.05, waiting[0].let_go).start()
+    loop.turn()
+    assert waiting[0].where is LOOP
+    assert waiting[1].began.wait(WAIT_S)
+    assert waiting[1].where is THREAD
+    assert not waiting[2].began.is_set()
+    running[1].let_go()
+    assert waiting[2].began.wait(WAIT_S)
+
+
+def test_when_the_loop_has_ended_threads_run_what_waits(start: Start) -> None:
+    lane = Lane(1, 10)
+    lane.use_loop(loop := Loop())  # type: ignore[arg-type]
+    running, waiting = start(lane), start(lane).let_go()
+    assert running.began.wait(WAIT_S)
+    lane._pace.is_short = loop.has_ended = True
+    running.let_go()
+    assert waiting.ended.wait(WAIT_S)
+    assert waiting.where is THREAD
+
+
+def test_a_job_on_the_loop_may_have_a_loop_of_its_own() -> None:
+    """A model that calls asyncio.run on a thread must be able to where the server's loop runs."""
+    seen: list[str] = []
+
+    async def inner() -> None:
+        seen.append("inner")
+
+    class Asynchronous(Work):
+        def run(self, where: Where) -> None:
+            asyncio.run(inner())
+
+    async def serve() -> None:
+        lane = short_lane(asyncio.get_running_loop())
+        assert lane.run_on_loop(Asynchronous())
+        assert asyncio.get_running_loop()
+
+    asyncio.run(serve())
+    assert seen == ["inner"]

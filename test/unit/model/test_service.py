@@ -80,9 +80,13 @@ def value(metric: Any, name: str, **labels: str) -> float:
 
 
 def ask(
-    instruments: Instruments, body: bytes, answer: Callable[[Call], Any] = str, model: str = "m-1"
+    instruments: Instruments,
+    body: bytes,
+    answer: Callable[[Call], Any] = str,
+    model: str = "m-1",
+    logs_all: bool = True,
 ) -> Reply:
-    service = InferenceService({"m-1": Runner(answer)}, instruments, Lane(1, 10))
+    service = InferenceService({"m-1": Runner(answer)}, instruments, Lane(1, 10), logs_all)
     return service.handle(Lines(), Request(model, body, "id-1", {}))
 
 
@@ -116,6 +120,7 @@ def test_request_is_counted(
     begun = value(instruments.duration, "pyfuncserver_request_duration_seconds_count")
     assert begun == (0 if kind == "unknown_model" else 1)
     assert value(instruments.in_flight, "pyfuncserver_requests_in_flight") == 0
+    assert value(instruments.predictions, "pyfuncserver_predictions_total", where="thread") == begun
 
 
 def test_request_is_in_flight_while_the_model_runs(instruments: Instruments) -> None:
@@ -179,6 +184,20 @@ def test_every_line_of_a_request_has_its_id(
     assert f"lines {model} status={status} in " in records[-1]
 
 
+@pytest.mark.parametrize(("body", "answer", "model", "status", "kind"), CASES.values(), ids=CASES)
+def test_only_failures_are_logged_unless_all_are_asked_for(
+    instruments: Instruments,
+    records: list[str],
+    body: bytes,
+    answer: Any,
+    model: str,
+    status: int,
+    kind: str,
+) -> None:
+    ask(instruments, body, answer, model, logs_all=False)
+    assert sum(f"status={status}" in line for line in records) == (1 if kind else 0)
+
+
 def test_model_logs_under_the_requests_id(instruments: Instruments, records: list[str]) -> None:
     log = logging.getLogger("pyfuncserver.somebodys_model")
     ask(instruments, b"x", lambda _: log.info("from the model"))
@@ -204,6 +223,7 @@ class Desk:
 
     def __init__(self, instruments: Instruments, lane: Lane) -> None:
         self.instruments = instruments
+        self.lane = lane
         self.service = InferenceService({"m-1": Runner(self._answer)}, instruments, lane)
         self.handed: list[str] = []
         self.replies: dict[str, list[Reply]] = {}
@@ -266,7 +286,7 @@ def test_waiting_and_running_are_told_apart(desk: Desk) -> None:
     desk.submit("second")
     assert desk.value("requests_in_flight") == 2
     assert desk.value("requests_waiting") == 1
-    assert desk.service.answered == 1
+    assert desk.lane.started == 1
     desk.let_go("second")
     desk.let_go("first")
     assert (desk.reply("first").body, desk.reply("second").body) == (b"first", b"second")
@@ -274,7 +294,7 @@ def test_waiting_and_running_are_told_apart(desk: Desk) -> None:
     assert desk.value("requests_waiting") == 0
     assert desk.value("request_wait_seconds_count") == 2
     assert desk.value("request_duration_seconds_count") == 2
-    assert desk.service.answered == 2
+    assert desk.lane.started == 2
 
 
 def test_one_more_than_may_wait_is_refused_at_once(desk: Desk) -> None:
@@ -489,3 +509,53 @@ def test_every_request_is_settled_once_whoever_is_first(instruments: Instruments
     assert desk.value("requests_total") == 400
     assert desk.value("requests_waiting") == 0
     assert desk.value("request_wait_seconds_count") == 400
+
+
+class Nobody:
+    """A loop that is called by none of these tests."""
+
+
+def test_what_is_short_is_answered_before_submit_returns(instruments: Instruments) -> None:
+    lane = Lane(1, 0)
+    lane.use_loop(Nobody())  # type: ignore[arg-type]
+    desk = Desk(instruments, lane)
+    lane._pace.is_short = True
+    here = threading.current_thread()
+    threads: list[threading.Thread] = []
+    desk.service.submit(
+        Lines(), request("x"), lambda _: threads.append(threading.current_thread())
+    ).abandon()
+    assert threads == [here]
+    assert desk.handed == ["x"]
+    assert value(instruments.predictions, "pyfuncserver_predictions_total", where="loop") == 1
+    assert desk.value("requests_total", code="200") == 1
+    assert desk.value("request_errors_total") == 0, "it was settled when its client went"
+    assert desk.value("request_wait_seconds_count") == 1
+    assert desk.value("request_duration_seconds_count") == 1
+    assert desk.value("requests_in_flight") == 0
+    assert desk.value("requests_waiting") == 0
+
+
+@pytest.mark.parametrize(("body", "answer", "model", "status", "kind"), CASES.values(), ids=CASES)
+def test_what_fails_on_the_loop_is_counted_and_logged(
+    instruments: Instruments,
+    records: list[str],
+    body: bytes,
+    answer: Any,
+    model: str,
+    status: int,
+    kind: str,
+) -> None:
+    lane = Lane(1, 0)
+    lane.use_loop(Nobody())  # type: ignore[arg-type]
+    lane._pace.is_short = True
+    service = InferenceService({"m-1": Runner(answer)}, instruments, lane)
+    replies: list[Reply] = []
+    service.submit(Lines(), Request(model, body, "id-1"), replies.append)
+    assert [reply.status for reply in replies] == [status]
+    assert sum("request_id=id-1 " in line and f"status={status}" in line for line in records) == (
+        1 if kind else 0
+    )
+    assert value(instruments.errors, "pyfuncserver_request_errors_total", kind=kind) == (
+        1 if kind else 0
+    )

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import pytest
 
 from pyfuncserver.protocol import request_id
@@ -16,3 +19,25 @@ def test_unfit_id_is_replaced(given: str | None) -> None:
     assert made != given
     assert made.isalnum()
     assert made != request_id.take_or_make(given), "each request has its own"
+
+
+def test_made_ids_are_alike_and_never_repeat() -> None:
+    made = [request_id.take_or_make(None) for _ in range(1000)]
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
+    assert len(set(made)) == 1000
+
+
+def test_processes_do_not_make_the_same_ids(run_script: Callable[..., str]) -> None:
+    printed = run_script("""
+        import os, sys
+        from pyfuncserver.protocol import request_id
+        request_id.take_or_make(None)
+        for _ in range(2):
+            pid = os.fork()
+            if pid == 0:
+                print(request_id.take_or_make(None), flush=True)
+                os._exit(0)
+            os.waitpid(pid, 0)
+        print(request_id.take_or_make(None))
+    """)
+    assert len(set(printed.split())) == 3
