@@ -1,4 +1,4 @@
-"""Threads for gRPC's calls, counted, and the streams that outlive any prediction."""
+"""gRPC's calls, counted; those without a message; and the streams that outlive any prediction."""
 
 from __future__ import annotations
 
@@ -11,48 +11,51 @@ from typing import Any, TypeVar
 
 import grpc
 
+from pyfuncserver.protocol.upi.arrival import Arrival, arrival_of
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 class CallPool(ThreadPoolExecutor):
-    """A pool that knows whether all its threads are taken, which are made when they are needed.
+    """What grpcio submits its calls to: it counts them, and hands them on as they arrive.
 
-    A call takes its thread before its message has come, so clients that never send one could take
-    them all; see :class:`Receptions`.
+    grpcio's thread that polls calls :meth:`submit`. Where the call cannot be told from the work
+    (see :mod:`~pyfuncserver.protocol.upi.arrival`) it has a thread of this pool.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__(size, thread_name_prefix="grpc-call")
+        self.take: Callable[[Arrival], None] | None = None
+        """Takes a call that has arrived, on the thread that polls."""
         self._size = size
         self._open = 0
         self._count_lock = threading.Lock()
 
-    def wait_until_idle(self, timeout_s: float) -> bool:
-        """Tell whether all calls have ended; a thread is free a moment after its call's end."""
-        deadline = time.monotonic() + timeout_s
-        while self._open and time.monotonic() < deadline:
-            time.sleep(timeout_s / 10)
-        return not self._open
+    @property
+    def open(self) -> int:
+        """How many calls have come and have not ended."""
+        return self._open
 
     @property
     def is_full(self) -> bool:
         return self._open >= self._size
 
-    @property
-    def is_crowded(self) -> bool:
-        """Tell whether so many calls are open that those who send nothing have to make room."""
-        return self._open >= self._size / 2
-
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         with self._count_lock:
             self._open += 1
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(self._end)
-        return future
+        arrival = None if self.take is None else arrival_of((fn, *args))
+        if arrival is None or self.take is None:
+            future = super().submit(fn, *args, **kwargs)
+            future.add_done_callback(self.end)
+            return future
+        self.take(arrival)
+        # grpcio only counts by it, and only where it is told how many calls there may be.
+        return None  # type: ignore[return-value]
 
-    def _end(self, _: Future[Any]) -> None:
+    def end(self, _: object = None) -> None:
+        """Note the end of a call that was taken; of others it is noted here."""
         with self._count_lock:
             self._open -= 1
 
@@ -64,8 +67,70 @@ class CallPool(ThreadPoolExecutor):
             log.error("no thread for a call, which waits for one of the others: %s", error)
 
 
+class Threads:
+    """At most ``size`` threads, none of which has a queue; the last to rest is the first to work.
+
+    A few warm threads do the work of many clients so: waking whichever rests longest costs a third
+    more CPU a call (measured around an echo). They are daemons, made when they are needed.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._made = 0
+        self._resting: list[_Seat] = []
+        self._lock = threading.Lock()
+
+    def run(self, job: Callable[[], None]) -> bool:
+        """Have a job done, on another thread; False where none is free."""
+        with self._lock:
+            if self._resting:
+                seat = self._resting.pop()
+                seat.job = job
+                seat.bell.release()
+                return True
+            if self._made >= self._size:
+                return False
+            self._made += 1
+        return self._make(job)
+
+    def _make(self, job: Callable[[], None]) -> bool:
+        try:
+            threading.Thread(target=self._serve, args=(job,), name="grpc-call", daemon=True).start()
+        except RuntimeError as error:
+            log.error("no thread for a call, which waits for one of the others: %s", error)
+            with self._lock:
+                self._made -= 1
+            return False
+        return True
+
+    def _serve(self, job: Callable[[], None] | None) -> None:
+        seat = _Seat()
+        while True:
+            try:
+                if job is not None:
+                    job()
+            except BaseException:
+                log.exception("a call's thread met what the call should have answered")
+            seat.job = job = None  # nothing of a call outlives it
+            with self._lock:
+                self._resting.append(seat)
+            seat.bell.acquire()
+            job = seat.job
+
+
+class _Seat:
+    """Where a thread rests: who gives it a job rings the bell."""
+
+    __slots__ = ("bell", "job")
+
+    def __init__(self) -> None:
+        self.bell = threading.Lock()
+        self.bell.acquire()
+        self.job: Callable[[], None] | None = None
+
+
 class Receptions:
-    """Waits for calls' messages, each no longer than ``timeout_s``; then the call is cancelled."""
+    """Calls that wait for their messages; after ``timeout_s`` such a call is cancelled."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -73,20 +138,28 @@ class Receptions:
         self._lock = threading.Lock()
         self._is_watched = False
 
-    def receive(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        """Give a call's message. Raises: what gRPC makes of a call without one."""
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def begin(self, context: grpc.ServicerContext) -> None:
+        """Let a call wait from now on."""
         with self._lock:
             self._due[context] = time.monotonic() + self._timeout_s
             if not self._is_watched:
                 self._is_watched = self._start_watching()
+
+    def end(self, context: grpc.ServicerContext) -> None:
+        """Note that a call's message has come, or will not come any more."""
+        with self._lock:
+            del self._due[context]
+
+    def receive(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
+        """Wait for a call's message on this thread. Raises: what gRPC makes of a call's end."""
+        self.begin(context)
         try:
-            message = next(messages, None)
+            return next(messages, None)
         finally:
-            with self._lock:
-                del self._due[context]
-        if message is None:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "a call needs a message")
-        return message
+            self.end(context)
 
     def _start_watching(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""The gRPC front end of one worker: grpcio's thread-pool server, from which no loop is met.
+"""The gRPC front end of one worker: grpcio's synchronous server, from which no loop is met.
 
 Each worker binds the port with SO_REUSEPORT, and the kernel spreads connections over them. A
 connection stays with its worker, so it is given an age, at which the client makes a new one.
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
@@ -27,7 +28,9 @@ from pyfuncserver.model.call import Reply, Request
 from pyfuncserver.model.exchange import Exchange
 from pyfuncserver.model.service import FOREVER_S, InferenceService
 from pyfuncserver.protocol import request_id
-from pyfuncserver.protocol.upi.calls import CallPool, Receptions, Streams
+from pyfuncserver.protocol.upi import arrival
+from pyfuncserver.protocol.upi.arrival import Arrival
+from pyfuncserver.protocol.upi.calls import CallPool, Receptions, Streams, Threads
 from pyfuncserver.protocol.upi.dialect import Upi
 from pyfuncserver.protocol.upi.options import channel_options, receive_limit, send_limit
 from pyfuncserver.utils import sockets
@@ -37,6 +40,7 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_S = 0.05
 POLL_S = 0.05
+IDLE_POLL_S = 0.005
 LEAVING_SHARE = 2 / 3
 CONTROL_THREADS = 2
 REFLECTION_THREADS = 10
@@ -111,13 +115,12 @@ class UpiFront:
             self._streams,
             is_ready,
         )
-        # More than may run and wait: an answer is out a moment before its thread is free.
+        # More than may run and wait, for those whose messages are still to come.
         self._calls = CallPool(2 * config.grpc_concurrency + config.max_queue)
         self._server = grpc.server(self._calls, options=list(channel_options(config).items()))
         self._gate = Gate()
-        self._server.add_generic_rpc_handlers(
-            (UpiService(service, config, self._gate, self._calls, authorize),)
-        )
+        self._upi = UpiService(service, config, self._gate, self._calls, authorize)
+        self._server.add_generic_rpc_handlers((self._upi,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             Reflection(self._streams), self._server
@@ -150,20 +153,22 @@ class UpiFront:
         closing. Where it is not so, the connections have time to grow old and move on.
         """
         started = time.monotonic()
+        deadline = started + timeout_s
         self._leave(started + timeout_s * LEAVING_SHARE, is_last)
         last = is_last()
         if last:
             self.tell_not_serving()
         self._gate.close()
-        left_s = max(0.0, started + timeout_s - time.monotonic())
-        stopped = self._server.stop(grace=left_s)
+        left_s = max(0.0, deadline - time.monotonic())
+        # At the end of the grace gRPC cancels what is open, and says that all is done.
+        stopped = self._server.stop(grace=left_s + HANDSHAKE_S)
         self._streams.end()
         if last:
             _wait_until_refused(self._port, self._gate.LONGEST_S)
         self._gate.open()
+        is_idle = self._upi.wait_until_idle(deadline)
         stopped.wait(left_s + 1)
-        # gRPC cancels what is open at the end of the grace, and says that all is done.
-        return self._calls.wait_until_idle(HANDSHAKE_S)
+        return is_idle
 
     def _leave(self, deadline: float, is_last: Callable[[], bool]) -> None:
         """Take no new connection, and wait until the clients have moved to the other workers.
@@ -240,21 +245,33 @@ class Gate:
     LONGEST_S = 1.0
 
     def __init__(self) -> None:
-        self._is_open = threading.Event()
-        self._is_open.set()
+        self._is_open = True
+        self._held: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
         self._last_arrival = time.monotonic()
 
     def arrive(self) -> None:
         """Note that a call has come; on the thread that takes calls from the wire."""
         self._last_arrival = time.monotonic()
 
-    def pass_through(self) -> None:
-        """Let an answer go, or wait for the gate to open."""
-        self._is_open.wait(3 * self.LONGEST_S)
+    def pass_through(self, send: Callable[[], None]) -> None:
+        """Let an answer go, now or when the gate opens; never waits."""
+        if not self._is_open:
+            with self._lock:
+                if not self._is_open:
+                    self._held.append(send)
+                    return
+        send()
+
+    def wait(self) -> None:
+        """Wait until an answer may go, for callers that have a thread of their own."""
+        opened = threading.Event()
+        self.pass_through(opened.set)
+        opened.wait(3 * self.LONGEST_S)
 
     def close(self) -> None:
         """Hold answers from now on; return when no call has come for a while."""
-        self._is_open.clear()
+        self._is_open = False
         now = time.monotonic()
         deadline, self._last_arrival = now + self.LONGEST_S, now
         while (quiet_at := self._last_arrival + self.QUIET_S) > now and now < deadline:
@@ -262,7 +279,11 @@ class Gate:
             now = time.monotonic()
 
     def open(self) -> None:
-        self._is_open.set()
+        with self._lock:
+            self._is_open = True
+            held, self._held = self._held, []
+        for send in held:
+            send()
 
 
 class UpiService(grpc.GenericRpcHandler):
@@ -284,10 +305,16 @@ class UpiService(grpc.GenericRpcHandler):
         self._limit = receive_limit(config)
         self._dialect = Upi(send_limit(config))
         self._path = f"/{upi.SERVICE}/{upi.METHOD}"
-        self._method: Any = grpc.unary_unary_rpc_method_handler(self._predict_values)
         self._receptions = Receptions(config.request_timeout_sec)
-        # It costs a tenth more (measured), for which gRPC lets the wait for the message be bounded.
-        self._watched: Any = grpc.stream_unary_rpc_method_handler(self._receive_and_predict)
+        # Where the call has a thread, gRPC lets the wait for the message be bounded only so.
+        self._method: Any = grpc.stream_unary_rpc_method_handler(self._receive_and_predict)
+        if not arrival.IS_KNOWN:
+            log.warning("grpcio %s is not known: each call takes a thread", grpc.__version__)
+        calls.take = self._take
+        # A lane runs nothing on a thread that is not its own where it has a limit or one thread.
+        is_free = config.grpc_concurrency > 1 and not config.predict_timeout_sec
+        self._width = config.grpc_concurrency if is_free else 0
+        self._threads = Threads(self._width)
         refusals = ThreadPoolExecutor(1, thread_name_prefix="grpc-refusal")
         self._unauthenticated = self._refusal(Unauthenticated, refusals)
         self._overloaded = self._refusal(lambda: Overloaded(config.max_queue), refusals)
@@ -297,12 +324,23 @@ class UpiService(grpc.GenericRpcHandler):
             return None
         self._gate.arrive()
         if self._authorize is not None:
-            headers = _headers(handler_call_details.invocation_metadata)
-            if not self._authorize(headers.get(AUTHORIZATION)):
+            token = _value(handler_call_details.invocation_metadata, AUTHORIZATION)
+            if not self._authorize(token):
                 return self._unauthenticated
         if self._calls.is_full:
             return self._overloaded
-        return self._watched if self._calls.is_crowded else self._method
+        return self._method
+
+    def wait_until_idle(self, deadline: float) -> bool:
+        """Wait until every call whose message has come has its answer; False if that is too late.
+
+        ``deadline`` is by :func:`time.monotonic`.
+        """
+        while self._calls.open > len(self._receptions):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(IDLE_POLL_S)
+        return True
 
     def _refusal(self, failure: Callable[[], ServingError], pool: ThreadPoolExecutor) -> Any:
         """Make a method that refuses each call, on a pool of its own.
@@ -312,49 +350,130 @@ class UpiService(grpc.GenericRpcHandler):
 
         def refuse(_: Any, context: grpc.ServicerContext) -> bytes:
             request = self._request(b"", context)
-            return self._send(self._service.refuse(self._dialect, request, failure()), context)
+            reply = self._service.refuse(self._dialect, request, failure())
+            self._gate.wait()
+            return _body(reply, context)
 
         refuse.experimental_thread_pool = pool  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(refuse)
 
+    def _take(self, call: Arrival) -> None:
+        """Have a call answered, without a thread until its message has come.
+
+        On gRPC's thread that polls, as what is called when the message has come.
+        """
+        self._receptions.begin(call.context)
+        call.receive(partial(self._receive, call))
+
+    def _receive(self, call: Arrival, body: bytes | None) -> None:
+        self._receptions.end(call.context)
+        if body is None:
+            call.answer(b"", _refuse_without_message)
+            self._calls.end()
+        elif not self._run_on_thread(partial(self._handle, call, body)):
+            self._submit(call, body)
+
+    def _run_on_thread(self, job: Callable[[], None]) -> bool:
+        """Take a thread for a call that can run at once; others wait without one."""
+        may_run = self._calls.open - len(self._receptions) <= self._width
+        return may_run and self._threads.run(job)
+
+    def _handle(self, call: Arrival, body: bytes) -> None:
+        self._deliver(call, self._predict(body, call.context))
+
+    def _submit(self, call: Arrival, body: bytes) -> None:
+        """Let the service find a thread when it is this call's turn."""
+        context = call.context
+        request = self._request(body, context)
+        if len(body) > self._limit.size:
+            self._deliver(call, self._refuse_size(request))
+            return
+        is_answered = False
+
+        def deliver(reply: Reply) -> None:
+            nonlocal is_answered
+            is_answered = True
+            self._deliver(call, reply)
+
+        exchange = self._service.submit(self._dialect, request, deliver)
+
+        def abandon() -> None:
+            if not is_answered:  # gRPC calls this at the end of every call
+                exchange.abandon()
+
+        if not context.add_callback(abandon):
+            abandon()
+
+    def _deliver(self, call: Arrival, reply: Reply) -> None:
+        self._gate.pass_through(partial(self._answer, call, reply))
+
+    def _answer(self, call: Arrival, reply: Reply) -> None:
+        try:
+            call.answer(reply, _body)
+        finally:
+            self._calls.end()
+
     def _receive_and_predict(
         self, messages: Iterator[bytes], context: grpc.ServicerContext
     ) -> bytes:
-        return self._predict_values(self._receptions.receive(messages, context), context)
+        """Answer a call that has a thread."""
+        body = self._receptions.receive(messages, context)
+        if body is None:
+            return _refuse_without_message(None, context)
+        reply = self._predict(body, context)
+        self._gate.wait()
+        return _body(reply, context)
 
-    def _predict_values(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+    def _predict(self, body: bytes, context: grpc.ServicerContext) -> Reply:
+        """Give the answer, on this thread or after waiting on it."""
         request = self._request(body, context)
         if len(body) > self._limit.size:
-            failure = TooLarge("The message", *self._limit)
-            return self._send(self._service.refuse(self._dialect, request, failure), context)
+            return self._refuse_size(request)
 
         def abandon_with(exchange: Exchange) -> None:
             if not context.add_callback(exchange.abandon):
                 exchange.abandon()
 
-        return self._send(self._service.handle(self._dialect, request, abandon_with), context)
+        return self._service.handle(self._dialect, request, abandon_with)
+
+    def _refuse_size(self, request: Request) -> Reply:
+        failure = TooLarge("The message", *self._limit)
+        return self._service.refuse(self._dialect, request, failure)
 
     def _request(self, body: bytes, context: grpc.ServicerContext) -> Request:
-        headers = _headers(context.invocation_metadata())
-        if self._authorize is not None:
-            headers.pop(AUTHORIZATION, None)
-        id_ = request_id.take_or_make(headers.get(ID_KEY))
+        id_ = request_id.take_or_make(_value(context.invocation_metadata(), ID_KEY))
         # The model may still replace the trailers by its own.
         context.set_trailing_metadata(((ID_KEY, id_),))
         left_s = context.time_remaining()
         deadline = math.inf if left_s > FOREVER_S else time.monotonic() + left_s
-        return Request(
-            self._model, body, id_, lambda: headers, context, deadline, context.is_active
-        )
+        headers = partial(self._headers, context)
+        return Request(self._model, body, id_, headers, context, deadline, context.is_active)
 
-    def _send(self, reply: Reply, context: grpc.ServicerContext) -> bytes:
-        self._gate.pass_through()
-        if reply.status == "OK":
-            return reply.body
-        if reply.cause is not None:  # the model has aborted the call: gRPC has all it needs
-            raise reply.cause
-        return context.abort(grpc.StatusCode[str(reply.status)], reply.reason)  # raises
+    def _headers(self, context: grpc.ServicerContext) -> dict[str, str]:
+        """Give what the model may see of a call's metadata."""
+        headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        if self._authorize is not None:
+            headers.pop(AUTHORIZATION, None)
+        return headers
 
 
-def _headers(metadata: Any) -> dict[str, str]:
-    return {key: str(value) for key, value in metadata or ()}
+def _body(reply: Reply, context: grpc.ServicerContext) -> bytes:
+    """Give an answer's bytes to grpcio, or make it send an error; that raises."""
+    if reply.status == "OK":
+        return reply.body
+    if reply.cause is not None:  # the model has aborted the call: gRPC has all it needs
+        raise reply.cause
+    return context.abort(grpc.StatusCode[str(reply.status)], reply.reason)
+
+
+def _refuse_without_message(_: object, context: grpc.ServicerContext) -> bytes:
+    return context.abort(grpc.StatusCode.UNIMPLEMENTED, "a call needs a message")
+
+
+def _value(metadata: Any, name: str) -> str | None:
+    """Give the value of a key; the last one, where it is there several times."""
+    found = None
+    for key, value in metadata or ():
+        if key == name:
+            found = str(value)
+    return found

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+from harness import wait_until
 
-from pyfuncserver.protocol.upi.calls import CallPool, Streams
+from pyfuncserver.protocol.upi.calls import CallPool, Streams, Threads
 
 WAIT_S = 10
 
@@ -35,6 +37,62 @@ def test_call_waits_where_no_thread_can_be_made(
         assert "can't start new thread" in caplog.text
         assert pool.submit(int, 2).result(WAIT_S) == 2
         assert first.result(WAIT_S) == 1
+
+
+def test_threads_refuse_what_would_have_to_wait() -> None:
+    threads, may_end, ended = Threads(2), threading.Event(), threading.Event()
+    begun = threading.Barrier(3)
+
+    def job() -> None:
+        begun.wait(WAIT_S)
+        may_end.wait(WAIT_S)
+
+    assert [threads.run(job) for _ in range(2)] == [True, True]
+    begun.wait(WAIT_S)
+    assert not threads.run(ended.set)
+    may_end.set()
+    wait_until(lambda: threads.run(ended.set), WAIT_S)
+    assert ended.wait(WAIT_S)
+
+
+def test_last_thread_to_rest_is_the_first_to_work() -> None:
+    threads, done = Threads(2), threading.Semaphore(0)
+    first, second = threading.Event(), threading.Event()
+    assert threads.run(partial(first.wait, WAIT_S))
+    assert threads.run(partial(second.wait, WAIT_S))
+    first.set()
+    wait_until(lambda: len(threads._resting) == 1, WAIT_S)
+    second.set()
+    wait_until(lambda: len(threads._resting) == 2, WAIT_S)
+    last = threads._resting[-1]
+    for _ in range(3):
+        assert threads.run(done.release)
+        assert done.acquire(timeout=WAIT_S)
+        wait_until(lambda: len(threads._resting) == 2, WAIT_S)
+        assert threads._resting[-1] is last
+
+
+def test_thread_survives_a_job_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    threads, ended = Threads(1), threading.Event()
+    assert threads.run(partial(int, "none"))
+    wait_until(lambda: threads.run(ended.set), WAIT_S)
+    assert ended.wait(WAIT_S)
+    assert "ValueError" in caplog.text
+
+
+def test_threads_that_cannot_be_made_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads, ended = Threads(1), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not threads.run(ended.set)
+    assert "can't start new thread" in caplog.text
+    assert threads.run(ended.set)
+    assert ended.wait(WAIT_S)
 
 
 class Context:

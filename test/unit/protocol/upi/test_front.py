@@ -14,6 +14,7 @@ from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.service import InferenceService
+from pyfuncserver.protocol.upi import arrival
 from pyfuncserver.protocol.upi.calls import CallPool
 from pyfuncserver.protocol.upi.front import Gate, UpiService
 
@@ -40,8 +41,11 @@ def runner() -> Runner:
     return Runner()
 
 
-@pytest.fixture
-def calls() -> Iterator[CallPool]:
+@pytest.fixture(params=["as they arrive", "a thread each"])
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[CallPool]:
+    """Give the calls of one server, also as where grpcio is not as it is known."""
+    assert arrival.IS_KNOWN
+    monkeypatch.setattr(arrival, "IS_KNOWN", request.param == "as they arrive")
     with CallPool(1) as pool:
         yield pool
 
@@ -51,9 +55,14 @@ def serve(clean_environ: Mapping[str, str], runner: Runner, calls: CallPool) -> 
     """Give `serve(authorize)`, which makes a channel to a UpiService."""
     ends: list[Any] = []
 
-    def start(authorize: Callable[[str | None], bool] | None = None) -> grpc.Channel:
-        config = Config(MODEL_DIR="m", MAX_QUEUE="0", GRPC_CONCURRENCY="1")
-        service = InferenceService({"model-1": runner}, Instruments(), Lane(1, 0))
+    def start(
+        authorize: Callable[[str | None], bool] | None = None,
+        calls: CallPool = calls,
+        width: int = 1,
+        queue: int = 0,
+    ) -> grpc.Channel:
+        config = Config(MODEL_DIR="m", MAX_QUEUE=str(queue), GRPC_CONCURRENCY=str(width))
+        service = InferenceService({"model-1": runner}, Instruments(), Lane(width, queue))
         server = grpc.server(calls)
         server.add_generic_rpc_handlers((UpiService(service, config, Gate(), calls, authorize),))
         port = server.add_insecure_port("127.0.0.1:0")
@@ -122,3 +131,39 @@ def test_call_that_finds_all_threads_taken_is_refused(serve: Serve, calls: CallP
 def _wait(ended: threading.Event) -> Iterator[bytes]:
     ended.wait(WAIT_S)
     yield from ()
+
+
+def test_call_without_a_message_is_refused(serve: Serve, runner: Runner) -> None:
+    call = serve().stream_unary(METHOD).future(iter(()), timeout=WAIT_S)
+    assert (call.code(), call.details()) == (
+        grpc.StatusCode.UNIMPLEMENTED,
+        "a call needs a message",
+    )
+    assert not runner.calls
+
+
+def test_several_calls_at_a_time(serve: Serve, runner: Runner) -> None:
+    channel = serve(calls=CallPool(100), width=2, queue=100)
+    calls = [channel.unary_unary(METHOD).future(b"", timeout=WAIT_S) for _ in range(50)]
+    assert {call.code() for call in calls} == {grpc.StatusCode.OK}
+    assert len(runner.calls) == 50
+
+
+def test_gate_holds_answers_until_it_opens() -> None:
+    gate, sent = Gate(), list[int]()
+    gate.pass_through(lambda: sent.append(1))
+    gate.close()
+    gate.pass_through(lambda: sent.append(2))
+    gate.pass_through(lambda: sent.append(3))
+    assert sent == [1]
+    gate.open()
+    assert sent == [1, 2, 3]
+    gate.wait()
+
+
+def test_server_of_another_make_is_not_known() -> None:
+    class Other:
+        """A grpcio that has renamed its parts."""
+
+    assert not arrival._is_known(Other)
+    assert arrival.arrival_of((int, 1)) is None
