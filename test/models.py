@@ -433,7 +433,13 @@ def save_forest(path: Path) -> Path:
     features, species = load_iris(return_X_y=True, as_frame=True)
     forest = RandomForestClassifier(100, random_state=0).fit(features, species)
     signature = infer_signature(features, forest.predict(features))
-    mlflow.sklearn.save_model(forest, str(path), signature=signature, pip_requirements=[])
+    mlflow.sklearn.save_model(
+        forest,
+        str(path),
+        signature=signature,
+        pip_requirements=[],
+        serialization_format="cloudpickle",  # the default of some versions refuses trees
+    )
     return path
 
 

@@ -17,7 +17,7 @@ import math
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -158,11 +158,21 @@ def _mapping(value: Mapping) -> dict[Any, Any]:  # type: ignore[type-arg]  # nee
 
 @_simplify.register
 def _frame(value: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = [value.iloc[:, place].tolist() for place in range(value.shape[1])]
     names = [_key(name) for name in value.columns]
     if len(set(names)) < len(names):
         raise ValueError("two columns of a frame have one name, so its records would lose one")
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [dict(zip(names, row, strict=True)) for row in _rows(value)]
+
+
+_FEW = 64
+"""Up to so many rows, making a Series of each column costs more than what is in them."""
+
+
+def _rows(value: pd.DataFrame) -> Iterable[Sequence[Any]]:
+    if len(value) <= _FEW and len(value.columns):
+        rows: list[list[Any]] = value.to_numpy(dtype=object).tolist()
+        return rows
+    return zip(*[column.tolist() for _, column in value.items()], strict=True)
 
 
 @_simplify.register(pd.Series)

@@ -20,6 +20,8 @@ import pandas as pd
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
+from pyfuncserver.codec.frames import frame_from
+
 PACKAGE = "caraml.upi.v1"
 SERVICE = f"{PACKAGE}.UniversalPredictionService"
 METHOD = "PredictValues"
@@ -117,24 +119,22 @@ def frame_of(table: Any) -> pd.DataFrame:
     ]
     ids = [row.row_id for row in rows]
     index = pd.Index(ids, dtype=object) if any(ids) else pd.RangeIndex(len(rows))
-    frame = pd.DataFrame(dict(enumerate(columns)), index=pd.RangeIndex(len(rows)))
-    frame.columns = pd.Index([column.name for column in table.columns], dtype=object)
-    frame.index = index
-    return frame
+    labels = pd.Index([column.name for column in table.columns], dtype=object)
+    return frame_from(columns, labels, index)
 
 
-def _column(name: str, kind: int, values: list[Any]) -> pd.Series[Any]:
+def _column(name: str, kind: int, values: list[Any]) -> Any:
     if kind == DOUBLE:
         doubles = [np.nan if value.is_null else value.double_value for value in values]
-        return pd.Series(doubles, dtype="float64")
+        return np.array(doubles, dtype="float64")
     if kind == INTEGER:
         if any(value.is_null for value in values):
             integers = [pd.NA if value.is_null else value.integer_value for value in values]
-            return pd.Series(integers, dtype="Int64")
-        return pd.Series([value.integer_value for value in values], dtype="int64")
+            return pd.array(integers, dtype="Int64")
+        return np.array([value.integer_value for value in values], dtype="int64")
     if kind == STRING:
         strings = [None if value.is_null else value.string_value for value in values]
-        return pd.Series(strings, dtype=object)
+        return np.array(strings, dtype=object)
     raise ValueError(f"column {name!r} has no type")
 
 

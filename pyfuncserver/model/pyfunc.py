@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import http
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from enum import Enum
-from types import TracebackType
 from typing import Any
 
-from pyfuncserver.codec import upi
 from pyfuncserver.errors import (
-    InvalidInput,
     ModelAborted,
     ModelStatus,
     ServingError,
     Unsupported,
 )
+from pyfuncserver.model import wishes
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Predictions
 from pyfuncserver.model.failure import model_failed
+from pyfuncserver.model.plain import PlainModel, Prepared
 
 
 class Protocol(str, Enum):
@@ -119,13 +117,16 @@ class PyFuncRunner:
     def __init__(self, model: Any, loader_module: str = "", example: Any = None) -> None:
         self.loader_module = loader_module
         self.kind = kind_of(model)
+        self.belongs_to_thread = wishes.belongs_to_thread(model)
         self._model = model
         self._example = example
-        self._predict: dict[Form, Callable[[Call], Answer]] = {
-            ModelKind.MERLIN: _merlin,
-            ModelKind.LEGACY: _legacy,
-            ModelKind.PLAIN: _plain,
-        }[self.kind](model)
+        self._plain = PlainModel(model) if self.kind is ModelKind.PLAIN else None
+        self._predict = self._ways(model)
+
+    def _ways(self, model: Any) -> dict[Form, Callable[[Call], Answer]]:
+        if self._plain is not None:
+            return dict.fromkeys(self._plain.forms, self._predict_plain)
+        return _merlin(model) if self.kind is ModelKind.MERLIN else _legacy(model)
 
     @property
     def has_example(self) -> bool:
@@ -155,11 +156,46 @@ class PyFuncRunner:
         except ServingError:
             raise
         except BaseException as error:  # the user's model: it may call sys.exit, or panic in Rust
-            raise _failure(error, call) from error
+            raise failure_of(error, call) from error
+
+    def _predict_plain(self, call: Call) -> Answer:
+        return Predictions(self.invoke(self.prepare(call)), call)
+
+    @property
+    def is_divisible(self) -> bool:
+        """Tell whether :meth:`prepare` and :meth:`invoke` may be called apart, as batching does.
+
+        Not where the model takes the whole body (Merlin's, the legacy ones), nor where MLflow
+        enforces the signature only inside its own ``predict``.
+        """
+        return self._plain is not None and self._plain.is_divisible
+
+    @property
+    def input_schema(self) -> Any:
+        """MLflow's schema of the input, or None."""
+        return self._model.metadata.get_input_schema()
+
+    def prepare(self, call: Call) -> Prepared:
+        """Do the first half of :meth:`predict`: convert the input and enforce the signature.
+
+        Only for a model that is divisible, and for a form that it answers.
+        Raises: InvalidInput; other errors (MLflow's own) as they are, see :func:`failure_of`.
+        """
+        assert self._plain is not None
+        return self._plain.prepare(call)
+
+    def invoke(self, prepared: Prepared) -> Any:
+        """Do the second half: call the model, with data that :meth:`prepare` has enforced.
+
+        The data of several calls may be put together where columns, types and params are equal.
+        Raises: what the model raises, as it is; see :func:`failure_of`.
+        """
+        assert self._plain is not None
+        return self._plain.invoke(prepared)
 
 
-def _failure(error: BaseException, call: Call) -> ServingError:
-    """Say what the model meant by raising: its own status, or a fault under an error id."""
+def failure_of(error: BaseException, call: Call) -> ServingError:
+    """Say what the model meant by raising: its own status, or a fault, logged under an id."""
     code = _aborted_with(error, call.context)
     if code is not None:
         return ModelAborted(code)
@@ -255,148 +291,3 @@ def _takes_keyword(function: Callable[..., Any], name: str) -> bool:
         return True
     named = parameters.get(name)
     return named is not None and named.kind is not inspect.Parameter.POSITIONAL_ONLY
-
-
-# Plain: what MLflow would hand it
-
-_ROWS, _COLUMNS, _PARAMS = "instances", "inputs", "params"
-
-
-def _plain(model: Any) -> dict[Form, Callable[[Call], Answer]]:
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.proto_json_utils import parse_tf_serving_input
-
-    schema = model.metadata.get_input_schema()
-    is_raw = bool(getattr(model.metadata, "_is_signature_from_type_hint", bool)())
-
-    def convert(body: Any) -> Any:
-        key = _format_key(body)
-        if is_raw:
-            return body[key]
-        try:
-            return parse_tf_serving_input({key: body[key]}, schema=schema)
-        except MlflowException as error:
-            column = _unreadable_column(body[key], schema)
-            raise InvalidInput(column or _public_message(error, schema, body[key])) from error
-
-    def predict(data: Any, params: Any) -> Any:
-        try:
-            return model.predict(data, params=params) if params else model.predict(data)
-        except MlflowException as error:
-            if _refused_by_signature(error.__traceback__):
-                raise InvalidInput(_public_message(error, schema, data, params)) from error
-            raise
-
-    def over_http(call: Call) -> Answer:
-        data = convert(call.payload)
-        return Predictions(predict(data, call.payload.get(_PARAMS)), call)
-
-    def over_upi(call: Call) -> Answer:
-        try:
-            frame = upi.frame_of(call.payload.prediction_table)
-        except ValueError as error:
-            raise InvalidInput(f"prediction_table: {error}") from error
-        return Predictions(predict(frame, None), call)
-
-    return {Form.JSON: over_http, Form.UPI: over_upi}
-
-
-def _format_key(body: Any) -> str:
-    """Name the one of ``instances`` and ``inputs`` that the body has."""
-    if not isinstance(body, dict):
-        raise InvalidInput(
-            f'Expected a JSON object with "{_ROWS}" or "{_COLUMNS}", got a {_json_type(body)}'
-        )
-    present = [key for key in (_ROWS, _COLUMNS) if key in body]
-    if len(present) != 1:
-        found = "both" if present else "neither"
-        raise InvalidInput(f'Expected exactly one of "{_ROWS}" and "{_COLUMNS}", got {found}')
-    params = body.get(_PARAMS)
-    if params is not None and not isinstance(params, dict):
-        raise InvalidInput(f'"{_PARAMS}" must be an object, got a {_json_type(params)}')
-    return present[0]
-
-
-def _json_type(value: Any) -> str:
-    names = {list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return "null" if value is None else names.get(type(value), "object")
-
-
-def _unreadable_column(data: Any, schema: Any) -> str:
-    """Name the column whose values MLflow cannot convert, which its own message does not."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.types import Schema
-    from mlflow.utils.proto_json_utils import parse_tf_serving_input
-
-    if schema is None or not schema.has_input_names():
-        return ""
-    for spec in schema.inputs:
-        if isinstance(data, dict) and spec.name in data:
-            values = data[spec.name]
-        elif isinstance(data, list):
-            rows = [row for row in data if isinstance(row, dict)]
-            values = [row[spec.name] for row in rows if spec.name in row]
-        else:
-            continue
-        try:
-            parse_tf_serving_input({"inputs": {spec.name: values}}, Schema([spec]))
-        except MlflowException:
-            kind = getattr(spec.type, "name", None) or spec.type
-            return f"Column {spec.name!r} holds what cannot be read as {kind}"
-    return ""
-
-
-_ENFORCERS = frozenset(
-    (
-        "_validate_prediction_input",
-        "_enforce_schema",
-        "_enforce_params_schema",
-        "_validate_model_input",
-    )
-)
-
-
-def _refused_by_signature(traceback: TracebackType | None) -> bool:
-    """Tell an input that MLflow's enforcement refused from a fault inside the model.
-
-    Both are an MlflowException, in some versions with one error code. The way it came tells.
-    """
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if "mlflow" in code.co_filename and (
-            code.co_name in _ENFORCERS
-            or code.co_name.startswith("_validate_data_against_type_hint")
-        ):
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
-_QUOTED = re.compile(r"(['\"`])(.*?)\1")
-
-
-def _public_message(error: BaseException, schema: Any, *data: Any) -> str:
-    """Say what was wrong without the client's values, which MLflow puts into its own text.
-
-    What it quotes is left out, unless it is the name of a column.
-    """
-    is_wrapped = "Failed to enforce schema of data" in str(error)
-    cause = error.__context__ if is_wrapped and error.__context__ is not None else error
-    message = " ".join(str(getattr(cause, "message", None) or cause).split())
-    names = set(_names(schema))
-    for part in data:
-        names.update(_names_in(part))
-    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[2] in names else "'...'", message)
-
-
-def _names(schema: Any) -> list[str]:
-    if schema is None or not schema.has_input_names():
-        return []
-    return [str(name) for name in schema.input_names()]
-
-
-def _names_in(data: Any) -> list[str]:
-    """List the columns that a client has named."""
-    if isinstance(data, list) and data:
-        data = data[0]
-    return [str(name) for name in data] if isinstance(data, dict) else []

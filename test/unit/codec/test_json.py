@@ -241,6 +241,32 @@ def test_private_field_of_a_dataclass_does_not_depend_on_its_neighbours() -> Non
     assert through(secretive(1, 2)) == through_slowly(secretive(1, 2))
 
 
+COLUMNS: dict[str, Any] = {
+    "float32": np.array([0.1, np.nan, np.inf], "float32"),
+    "uint64": np.array([1, 2, 2**64 - 1], "uint64"),
+    "longdouble": np.array([1, 2, 3], "longdouble"),
+    "bool": [True, False, True],
+    "string": ["x", None, "y"],
+    "object": [[1], {"a": np.int64(1)}, (1, None)],
+    "Int64": pd.array([1, None, 3], "Int64"),
+    "boolean": pd.array([True, None, False], "boolean"),
+    "category": pd.Categorical(["a", "b", None]),
+    "datetime": pd.to_datetime(["2020-01-01", None, "2021-01-01"]),
+    "zoned": pd.to_datetime(["2020-01-01", None, "2021-01-01"]).tz_localize("Europe/Paris"),
+    "timedelta": pd.to_timedelta([1, None, 3], "s"),
+    "sparse": pd.arrays.SparseArray([0.0, 1.0, np.nan]),
+    "decimal": [decimal.Decimal("1.5")] * 3,
+    "large": [2**70, 1, 2],
+}
+
+
+@pytest.mark.parametrize("names", [*([name] for name in COLUMNS), list(COLUMNS)], ids=str)
+def test_a_row_of_a_frame_is_the_same_among_few_and_among_many(names: list[str]) -> None:
+    few = pd.DataFrame({name: COLUMNS[name] for name in names})
+    many = few.take(list(range(3)) * 100)
+    assert std.loads(json.dumps(many)) == std.loads(json.dumps(few)) * 100
+
+
 def test_columns_of_one_name_are_not_dropped_silently() -> None:
     frame = pd.DataFrame([[1, 2]], columns=["a", "a"])
     try:

@@ -27,7 +27,8 @@ from pyfuncserver.errors import (
     Unsupported,
 )
 from pyfuncserver.model.call import Call, Complete, Form, Predictions
-from pyfuncserver.model.pyfunc import ModelKind, PyFuncRunner, kind_of
+from pyfuncserver.model.plain import Prepared
+from pyfuncserver.model.pyfunc import ModelKind, PyFuncRunner, failure_of, kind_of
 
 SECRET = "a client's own 4711"
 HEADERS = {"Foo": "bar", "X-Request-Id": "1"}
@@ -614,6 +615,32 @@ def test_params_of_another_type_are_refused_without_an_echo(with_params: PyFuncR
     text = refused(with_params, {"instances": [[1]], "params": {"k": SECRET}})
     assert "k" in text
     assert SECRET not in text
+
+
+def test_halves_of_a_prediction(signed: PyFuncRunner) -> None:
+    assert signed.is_divisible
+    calls = [json_call({"instances": [{"a": a, "b": 2, "s": "x"}]}) for a in (1.5, 2.5)]
+    first, second = map(signed.prepare, calls)
+    assert first.params is None
+    joined = Prepared(pd.concat([first.data, second.data], ignore_index=True), None)
+    assert signed.invoke(joined).to_dict("list") == {"total": [3.5, 4.5], "s": ["X", "X"]}
+    with pytest.raises(InvalidInput, match="'b'"):
+        signed.prepare(json_call({"instances": [{"a": 1.5, "s": "x"}]}))
+
+
+def test_second_half_raises_as_the_model_does(faulty: PyFuncRunner) -> None:
+    from mlflow.exceptions import MlflowException
+
+    call = json_call({"instances": [[1]]})
+    with pytest.raises(MlflowException) as caught:
+        faulty.invoke(faulty.prepare(call))
+    assert isinstance(failure_of(caught.value, call), ModelFailed)
+
+
+def test_models_without_halves(hinted: PyFuncRunner) -> None:
+    assert not hinted.is_divisible
+    assert not PyFuncRunner(pyfunc(MerlinV2())).is_divisible
+    assert not PyFuncRunner(pyfunc(NoKeywords())).is_divisible
 
 
 def test_mlflow_error_of_the_model_itself_is_its_fault(faulty: PyFuncRunner) -> None:

@@ -1,0 +1,140 @@
+"""A plain MLflow model: what a call carries is converted and enforced, then the model is called.
+
+The two halves are apart, so that the inputs of several calls can be put together between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pyfuncserver.codec import upi
+from pyfuncserver.errors import InvalidInput
+from pyfuncserver.model.call import Call, Form
+from pyfuncserver.model.rectangle import COLUMNS, ROWS, TABLE
+from pyfuncserver.model.refusal import is_refusal, public_message, unreadable_column
+from pyfuncserver.model.route import Params, route_of
+from pyfuncserver.model.shortcut import Shortcut, no_shortcut, shortcut_of
+
+_PARAMS = "params"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What :meth:`PlainModel.invoke` takes: an input as the signature wants it, and its params."""
+
+    data: Any
+    """A frame, an array, or a dict of arrays; without a signature whatever the body held."""
+    params: Params
+
+
+class PlainModel:
+    """Answers as ``mlflow.pyfunc`` does. Thread-safe where the model is."""
+
+    forms = frozenset((Form.JSON, Form.UPI))
+
+    def __init__(self, model: Any) -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.proto_json_utils import parse_tf_serving_input
+
+        self._refused = MlflowException
+        self._parse: Callable[..., Any] = parse_tf_serving_input
+        self._schema = model.metadata.get_input_schema()
+        self._is_raw = bool(getattr(model.metadata, "_is_signature_from_type_hint", bool)())
+        route = route_of(model)
+        self._validate, self._call = route.validate, route.call
+        self._shortcut: Shortcut = no_shortcut
+        self._default_params: Params = None
+        if self._validate is not None:
+            self._shortcut = shortcut_of(self._schema, self._as_mlflow)
+            self._default_params = self._validate(None, None, None)[1]
+
+    def _as_mlflow(self, schema: Any, key: str, data: Any) -> Any:
+        assert self._validate is not None
+        converted = data if key == TABLE else self._parse({key: data}, schema=schema)
+        return self._validate(converted, None, schema)[0]
+
+    @property
+    def is_divisible(self) -> bool:
+        """Tell whether :meth:`prepare` enforces the signature, so that inputs can be joined."""
+        return self._validate is not None
+
+    def prepare(self, call: Call) -> Prepared:
+        """Convert what a call carries, and enforce the signature on it.
+
+        Raises: InvalidInput where the signature refuses it.
+        """
+        key, data, params = _contents(call)
+        ready = self._shortcut(key, data)
+        if ready is None:
+            return self._enforced(self._converted(key, data), params, self._schema)
+        if params is None:
+            return Prepared(ready, self._default_params and self._default_params.copy())
+        return self._enforced(ready, params, None)
+
+    def _converted(self, key: str, data: Any) -> Any:
+        if self._is_raw or key == TABLE:
+            return data
+        try:
+            return self._parse({key: data}, schema=self._schema)
+        except self._refused as error:
+            column = unreadable_column(data, self._schema)
+            raise InvalidInput(column or public_message(error, self._schema, data)) from error
+
+    def _enforced(self, data: Any, params: Params, schema: Any) -> Prepared:
+        if self._validate is None:
+            return Prepared(data, params)
+        try:
+            return Prepared(*self._validate(data, params, schema))
+        except self._refused as error:
+            raise InvalidInput(public_message(error, self._schema, data, params)) from error
+
+    def invoke(self, prepared: Prepared) -> Any:
+        """Call the model with what :meth:`prepare` gave, or with several of them put together.
+
+        Raises: what the model raises; InvalidInput where MLflow refuses the input only here.
+        """
+        data, params = prepared.data, prepared.params
+        try:
+            return self._call(data, params)
+        except self._refused as error:
+            if is_refusal(error.__traceback__):
+                raise InvalidInput(public_message(error, self._schema, data, params)) from error
+            raise
+
+
+def _contents(call: Call) -> tuple[str, Any, Params]:
+    """Give what a call holds, under the name that it has there, and the params beside it."""
+    if call.form is Form.UPI:
+        return TABLE, _frame(call.payload), None
+    key = _format_key(call.payload)
+    return key, call.payload[key], call.payload.get(_PARAMS) or None
+
+
+def _frame(request: Any) -> Any:
+    try:
+        return upi.frame_of(request.prediction_table)
+    except ValueError as error:
+        raise InvalidInput(f"prediction_table: {error}") from error
+
+
+def _format_key(body: Any) -> str:
+    """Name the one of ``instances`` and ``inputs`` that the body has."""
+    if not isinstance(body, dict):
+        raise InvalidInput(
+            f'Expected a JSON object with "{ROWS}" or "{COLUMNS}", got a {_json_type(body)}'
+        )
+    present = [key for key in (ROWS, COLUMNS) if key in body]
+    if len(present) != 1:
+        found = "both" if present else "neither"
+        raise InvalidInput(f'Expected exactly one of "{ROWS}" and "{COLUMNS}", got {found}')
+    params = body.get(_PARAMS)
+    if params is not None and not isinstance(params, dict):
+        raise InvalidInput(f'"{_PARAMS}" must be an object, got a {_json_type(params)}')
+    return present[0]
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return "null" if value is None else names.get(type(value), "object")
