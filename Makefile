@@ -26,11 +26,14 @@ ARGS ?=
 FAULTS ?= quick
 SOAK_SEC ?= 3600
 
+BENCHMARKS := $(addprefix bench-,http grpc peers batching workers shares heap memory start)
+
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-faults soak check lint format types protos protos-check readme bench docker clean
+.PHONY: help setup run test test-faults soak check lint format types protos protos-check readme bench docker \
+	clean $(BENCHMARKS)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,8 +116,21 @@ $(UPI_PACKAGE)/.installed: | $(INSTALLED)
 readme: setup ## Write README's table of settings anew
 	$(BIN)/python -m pyfuncserver.config README.md
 
-bench: setup ## Run the benchmarks
+bench: setup ## Time single requests to the daemon (pytest-benchmark)
 	$(BIN)/python -m pytest benchmark --benchmark-only $(ARGS)
+
+# They need wrk and h2load. ARGS="--rounds 3 --seconds 2 --sizes small" makes them shorter.
+bench-http: ## Beside Merlin's server, mlflow models serve and a bare uvicorn, over HTTP
+bench-grpc: ## Beside Merlin's server and a bare grpcio, over UPI
+bench-peers: ## Beside all model servers that PyPI has (installs them under build/bench)
+bench-batching: ## With batches and without
+bench-workers: ## Two workers beside one
+bench-shares: ## What metrics, request ids and admission cost
+bench-heap: ## What the settings of the garbage collector give
+bench-memory: ## Workers that share a GiB of weights
+bench-start: ## From exec to serving, beside loading the model alone
+$(BENCHMARKS): bench-%: setup
+	$(BIN)/python -W ignore -m benchmark $* $(ARGS)
 
 docker: $(ECHO_MODEL)/MLmodel ## Build the base image, and one with the echo model
 	@tool="$$(command -v docker || command -v podman || command -v buildah)" || \

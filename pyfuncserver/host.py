@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from pyfuncserver.errors import StartupError
 from pyfuncserver.metrics import instruments
 from pyfuncserver.model import loader
 from pyfuncserver.model.pyfunc import PyFuncRunner
-from pyfuncserver.utils import logs, processes
+from pyfuncserver.utils import heap, logs, processes
 from pyfuncserver.worker import Place
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def run(place: Place, name: str, commands: int | None) -> int:
         loaded = loader.load(place.config.model_dir)
         runner = PyFuncRunner(loaded.pyfunc, loaded.loader_module, loaded.example)
         worker.preload(place.config)
-        _settle_heap()
+        heap.settle()
         logs.restore(place.config.log_level.value)
         _take_signals_back()
         if commands is not None:
@@ -64,15 +63,6 @@ def _take_signals_back() -> None:
     """Undo what the model may have done: a handler that reaps children would take our forks."""
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-
-
-def _settle_heap() -> None:
-    """Take what was loaded out of the collector's sight, so that no collection walks over it.
-
-    It keeps collections short, and pages that nobody writes stay shared after a fork.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _may_fork(wish: ModelLoading) -> bool:

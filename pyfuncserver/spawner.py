@@ -13,7 +13,7 @@ from pyfuncserver.fleet import Generation, Loading, Worker
 from pyfuncserver.metrics import directory
 from pyfuncserver.ports import Ports
 from pyfuncserver.scoreboard import Scoreboard
-from pyfuncserver.utils import processes
+from pyfuncserver.utils import heap, processes
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,9 @@ class Spawner:
         self, slot: int, generation: Generation, commands: int | None, must_warm_up: bool
     ) -> int:
         # Imported by the child alone: the supervisor never has the weight of what this brings.
-        from pyfuncserver import host, worker
-        from pyfuncserver.reports import Reports
+        with heap.no_collections():
+            from pyfuncserver import host, worker
+            from pyfuncserver.reports import Reports
 
         place = worker.Place(
             self._config,

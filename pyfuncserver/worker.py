@@ -157,8 +157,11 @@ class _Worker:
             return None
         size = _batch_size(config)
         width = 1 if self._fixed_lane is not None else int(config.threads)
+        batches = Lane(width, width, config.predict_timeout_sec, self._on_stuck)
+        if self._fixed_lane is not None:
+            self._fixed_lane = batches
         lane = BatchingLane(
-            self._fixed_lane or Lane(width, width, config.predict_timeout_sec, self._on_stuck),
+            batches,
             width,
             config.max_queue,
             Batcher(self._runner, size),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyfuncserver.errors import StartupError
+from pyfuncserver.utils import heap
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def load(address: str) -> LoadedModel:
     # MLflow would give its loggers, and some of others, a handler and a format of its own.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     try:
-        import mlflow.pyfunc
+        with heap.no_collections():
+            import mlflow.pyfunc
 
         model = mlflow.pyfunc.load_model(str(directory))
     except BaseException as error:  # the user's model: it may call sys.exit, or panic in Rust

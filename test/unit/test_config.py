@@ -416,6 +416,7 @@ def test_readme_has_the_table() -> None:
     [
         ({"TLS_CERT": "a.pem"}, "TLS_CERT and TLS_KEY"),
         ({"TLS_KEY": "a.pem"}, "TLS_CERT and TLS_KEY"),
+        ({"BATCH_MAX_DELAY_MS": "500", "PREDICT_TIMEOUT_SEC": "0.5"}, "BATCH_MAX_DELAY_MS"),
         ({"TLS_CLIENT_CA": "a.pem"}, "TLS_CLIENT_CA needs TLS_CERT"),
     ],
 )
