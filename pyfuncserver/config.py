@@ -203,16 +203,16 @@ class Config(BaseSettings):
     batch_max_size: int | Literal["auto"] = setting(
         1,
         "BATCH_MAX_SIZE",
-        "Rows that go to the model at once: calls that wait and differ in nothing but their rows are "
-        "put together, over HTTP and gRPC, and run in `THREADS` threads. 1 for never; `auto` finds "
-        "the number from measured times. For models that treat each row by itself.",
+        "Rows that go to the model at once: calls that wait and differ in nothing but their rows "
+        "are put together, over HTTP and gRPC, and run in `THREADS` threads. 1 for never; `auto` "
+        "finds the number from measured times. For models that treat each row by itself.",
         "1 to 65536, or `auto`",
     )
     batch_max_delay_ms: float = setting(
         0,
         "BATCH_MAX_DELAY_MS",
-        "Milliseconds that a call may be held until its batch is full, and at most half of the time "
-        "that its client gives it. 0 puts together only what waits anyway.",
+        "Milliseconds that a call may be held until its batch is full, and at most half of the "
+        "time that its client gives it. 0 puts together only what waits anyway.",
         "0 to 60000",
         ge=0,
         le=60_000,
@@ -288,8 +288,8 @@ class Config(BaseSettings):
     http_transport: HttpTransport = setting(
         HttpTransport.HTTPTOOLS,
         "HTTP_TRANSPORT",
-        "What moves HTTP's bytes: httptools on uvloop, or Tornado's own parser, which costs several "
-        "times as much.",
+        "What moves HTTP's bytes: httptools on uvloop, or Tornado's own parser, which costs "
+        "several times as much.",
         "`httptools`, `tornado`",
     )
     keep_alive_sec: float = setting(
