@@ -114,9 +114,7 @@ class Server:
         body = self.target.body(SIZES[size])
         answer = self.ask(body)
         if not self.target.is_echoed(body, answer):
-            raise AnswersWrongly(
-                f"{self.target.name} answered {answer[:300]!r} to {body[:300]!r}"
-            )
+            raise AnswersWrongly(f"{self.target.name} answered {answer[:300]!r} to {body[:300]!r}")
         return len(answer)
 
     def load(self, size: str, connections: int, seconds: int) -> Reading:
