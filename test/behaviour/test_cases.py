@@ -94,7 +94,8 @@ class UpiClient:
 
 @pytest.fixture(scope="module")
 def daemon(transport: str, controlled_model: Path) -> Iterator[Daemon]:
-    with Daemon(controlled_model, env={"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1"}) as running:
+    env = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1", "ACCESS_LOG": "true"}
+    with Daemon(controlled_model, env=env) as running:
         yield running
 
 
