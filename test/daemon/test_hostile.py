@@ -28,7 +28,7 @@ def test_a_model_that_changes_its_process(
     hostile_model: Path, tmp_path: Path, workers: str
 ) -> None:
     relative = os.path.relpath(tmp_path / "metrics", tmp_path)
-    env = {"WORKERS": workers, "PROMETHEUS_MULTIPROC_DIR": relative}
+    env = {"WORKERS": workers, "PROMETHEUS_MULTIPROC_DIR": relative, "ACCESS_LOG": "true"}
     with Daemon(hostile_model, env=env) as daemon:
         before = daemon.worker_pids()
         for _ in range(5):
