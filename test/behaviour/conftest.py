@@ -26,9 +26,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in again]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def transport(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Have every daemon speak over this transport; one for all tests of a module depends on it."""
-    harness.DEFAULTS["HTTP_TRANSPORT"] = request.param
-    yield request.param
+@pytest.fixture(scope="session")
+def transport(request: pytest.FixtureRequest) -> str:
+    """Name the transport of what runs now; session-wide, so that each has its turn once."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def over_transport(transport: str) -> Iterator[None]:
+    """Have every daemon speak over it; one for all tests of a module depends on this one."""
+    harness.DEFAULTS["HTTP_TRANSPORT"] = transport
+    yield
     del harness.DEFAULTS["HTTP_TRANSPORT"]

@@ -149,7 +149,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def narrow(transport: str, controlled_model: Path) -> Iterator[Daemon]:
+def narrow(over_transport: None, controlled_model: Path) -> Iterator[Daemon]:
     env = {**BOTH, "THREADS": "1", "GRPC_CONCURRENCY": "1", "MAX_QUEUE": "2"}
     with Daemon(controlled_model, env=env) as running:
         yield running
@@ -223,7 +223,7 @@ def test_timeout_that_is_none_is_refused(narrow: Daemon, seconds: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def strict(transport: str, controlled_model: Path) -> Iterator[Daemon]:
+def strict(over_transport: None, controlled_model: Path) -> Iterator[Daemon]:
     env = {**BOTH, "THREADS": "2", "GRPC_CONCURRENCY": "2", "MAX_QUEUE": "0"}
     with Daemon(controlled_model, env=env) as running:
         yield running

@@ -93,7 +93,7 @@ class UpiClient:
 
 
 @pytest.fixture(scope="module")
-def daemon(transport: str, controlled_model: Path) -> Iterator[Daemon]:
+def daemon(over_transport: None, controlled_model: Path) -> Iterator[Daemon]:
     env = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1", "ACCESS_LOG": "true"}
     with Daemon(controlled_model, env=env) as running:
         yield running

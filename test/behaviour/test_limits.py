@@ -23,7 +23,7 @@ ECHO = b'{"do": "echo"}'
 
 
 @pytest.fixture(scope="module")
-def daemon(transport: str, controlled_model: Path) -> Iterator[Daemon]:
+def daemon(over_transport: None, controlled_model: Path) -> Iterator[Daemon]:
     with Daemon(controlled_model, env=LIMITS) as running:
         yield running
 

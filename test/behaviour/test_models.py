@@ -105,7 +105,7 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def signed(transport: str, signed_model: Path) -> Iterator[Daemon]:
+def signed(over_transport: None, signed_model: Path) -> Iterator[Daemon]:
     with serving(signed_model) as daemon:
         yield daemon
 

@@ -13,7 +13,7 @@ from harness import Daemon
 
 
 @pytest.fixture(scope="module")
-def daemon(transport: str, controlled_model: Path) -> Iterator[Daemon]:
+def daemon(over_transport: None, controlled_model: Path) -> Iterator[Daemon]:
     env = {"CARAML_MODEL_NAME": "my.model", "CARAML_MODEL_VERSION": "3-b"}
     with Daemon(controlled_model, env=env) as running:
         yield running
