@@ -226,6 +226,11 @@ def test_where_descriptors_run_out_idle_connections_make_room(controlled_model: 
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        post("/v1/models/model-1:predict", ECHO).replace(b"localhost", b"a b"),
+        post("/v1/models/model-1:predict", ECHO).replace(b"localhost", b"a@b"),
+        b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\r\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\nHost: a\n\n",
         b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n",
@@ -281,6 +286,14 @@ def test_chunked_bodies(daemon: Daemon, wire: Wire, body: tuple[bytes, ...]) -> 
     wire.send(chunked(daemon.predict_path, *body) + get("/"))
     assert wire.answer().body == b'{"echo":{"do":"echo"}}'
     assert wire.answer().body == b"Alive"
+
+
+def test_what_comes_twice_is_one_list(daemon: Daemon, wire: Wire) -> None:
+    """Neither of the two is chosen, as somebody between client and server may choose the other."""
+    wire.send(post(daemon.predict_path, ECHO, "X-Request-Id: a", "x-request-id: b"))
+    assert wire.answer().headers["x-request-id"] == "a,b"
+    wire.send(post(daemon.predict_path, ECHO, "X-Request-Timeout: 5", "X-Request-Timeout: 3"))
+    assert "'5,3'" in reason(wire.answer(), 400)
 
 
 def test_a_whole_url_for_a_target(daemon: Daemon, wire: Wire) -> None:

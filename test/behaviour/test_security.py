@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import resource
 import shutil
 import socket
 import ssl
@@ -91,6 +92,69 @@ def test_tls_over_both_protocols(
                 assert b"HTTP" not in plain.read_to_end()
         assert "Traceback" not in daemon.log()
         assert "PRIVATE" not in daemon.log()
+
+
+def test_a_client_that_reads_slowly_over_tls_gets_all_of_the_last_answer(
+    controlled_model: Path, authority: Authority, pair: Pair
+) -> None:
+    body = b'{"do": "echo", "pad": "%s"}' % (b"x" * 20_000_000)
+    with Daemon(controlled_model, env=files(pair)) as daemon:
+        with Wire(daemon.http_port, context=authority.client_context()) as wire:
+            wire.send(post(daemon.predict_path, body, "Connection: close"))
+            time.sleep(4)  # longer than a connection waits that has nothing to send
+            answer = wire.answer()
+        assert (answer.status, len(answer.body) > 20_000_000) == (200, True)
+
+
+def test_tls_clients_that_wait_do_not_hold_up_the_end(
+    controlled_model: Path, authority: Authority, pair: Pair
+) -> None:
+    """A client answers TLS's goodbye when it next uses its connection, which may be never."""
+    with (
+        Daemon(controlled_model, env=files(pair)) as daemon,
+        Wire(daemon.http_port, context=authority.client_context()) as wire,
+    ):
+        wire.send(get("/"))
+        assert wire.answer().status == 200
+        started = time.monotonic()
+        daemon.terminate()
+        assert daemon.wait(30) == 0
+        assert time.monotonic() - started < 5
+
+
+def test_a_handshake_may_take_longer_than_a_connection_is_kept(
+    controlled_model: Path, authority: Authority, pair: Pair
+) -> None:
+    env = {**files(pair), "KEEP_ALIVE_SEC": "0.5"}
+    with (
+        Daemon(controlled_model, env=env) as daemon,
+        socket.create_connection(("127.0.0.1", daemon.http_port), timeout=10) as slow,
+    ):
+        time.sleep(2)
+        secure = authority.client_context().wrap_socket(slow, server_hostname="localhost")
+        with contextlib.closing(secure):
+            secure.sendall(get("/"))
+            assert secure.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_silent_clients_that_take_all_descriptors_keep_nobody_out(
+    controlled_model: Path, authority: Authority, pair: Pair, is_secure: bool
+) -> None:
+    context = authority.client_context() if is_secure else None
+    with Daemon(controlled_model, env=files(pair) if is_secure else {}) as daemon:
+        (worker,) = daemon.worker_pids()
+        used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 20, used + 20))
+        with contextlib.ExitStack() as stack:
+            for _ in range(60):
+                silent = socket.create_connection(("127.0.0.1", daemon.http_port), timeout=10)
+                stack.enter_context(silent)
+            started = time.monotonic()
+            wire = stack.enter_context(Wire(daemon.http_port, context=context))
+            wire.send(get("/"))
+            assert wire.answer().status == 200
+            assert time.monotonic() - started < 3
 
 
 def test_limits_over_tls(controlled_model: Path, authority: Authority, pair: Pair) -> None:

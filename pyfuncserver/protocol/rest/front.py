@@ -116,10 +116,13 @@ class HttpFront:
 
     def _pause(self, error: OSError) -> None:
         """Give the others a moment where no connection can be taken (too many open files)."""
-        log.error("no connection can be accepted for a second: %s", error)
+        pause_s = POLL_S
+        if not self._evicted:  # else what somebody else had is free at once
+            pause_s = 1
+            log.error("no connection can be accepted for a second: %s", error)
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listener.fileno())
-        loop.call_later(1, self._resume)
+        loop.call_later(pause_s, self._resume)
 
     def _resume(self) -> None:
         if self._accepting:

@@ -50,6 +50,8 @@ class Bridge(HTTPConnection):
         self._parts: list[bytes] = []
         self._is_whole = False
         self._has_come = asyncio.Event()
+        self._has_begun = False
+        """The answer's head is written."""
         self._is_chunked = False
         self._flushes: list[Future[None]] = []
         self._when_closed: Callable[[], object] | None = None
@@ -145,6 +147,7 @@ class Bridge(HTTPConnection):
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a header holds the end of a line")
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        self._has_begun = True
         return self._write(head + self._framed(chunk or b""))
 
     def write(self, chunk: bytes) -> Future[None]:
@@ -155,6 +158,9 @@ class Bridge(HTTPConnection):
     def finish(self) -> None:
         self._when_closed = None
         if not self._connection.is_answering(self):
+            return
+        if not self._has_begun:  # the next answer would be taken for this one
+            self._connection.abort()
             return
         if self._is_chunked:
             self._connection.write(b"0\r\n\r\n")

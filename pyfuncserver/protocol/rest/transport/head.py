@@ -14,6 +14,7 @@ END = b"\r\n\r\n"
 # whose target httptools wants to be a host, is another (RFC 9110, section 9.1).
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?= )")
 _STAND_IN = b"TRACE"
+_PLAIN_HOST = re.compile(rb"[0-9A-Za-z._-]*(:[0-9]*)?").fullmatch
 _USUAL = (b"POST ", b"GET ", b"HEAD ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ")
 _names: dict[bytes, str] = {}
 _MOST_NAMES = 1024
@@ -45,8 +46,10 @@ class Head:
     # Others ask these.
 
     def get(self, name: bytes) -> str | None:
-        """Give a header's value by its name in lower case; of duplicates the last one."""
+        """Give a header's value by its name in lower case; of duplicates all, as Tornado does."""
         value = self.found.get(name)
+        if value is not None and len(self.found) < len(self.fields):
+            return ",".join(self.get_all(name.decode()))
         return None if value is None else value.strip(b" \t").decode("latin-1")
 
     def get_all(self, name: str) -> list[str]:
@@ -67,15 +70,19 @@ class Head:
 
     @property
     def is_plain_post(self) -> bool:
-        return self.method == b"POST" and self.version == "HTTP/1.1"
+        """Tell whether no more has to be known of it than its path."""
+        return (
+            self.method == b"POST"
+            and self.version == "HTTP/1.1"
+            and _PLAIN_HOST(self.found[b"host"]) is not None
+        )
 
     @property
     def is_kept_alive(self) -> bool:
         """Tell whether the client keeps its connection after this request (RFC 9112, 9.3)."""
-        wishes = self.found.get(b"connection")
-        if self.version == "HTTP/1.1":
-            return wishes is None or b"close" not in _words(wishes)
-        return wishes is not None and b"keep-alive" in _words(wishes)
+        wishes = self.get(b"connection")
+        words = [] if wishes is None else _words(wishes)
+        return "close" not in words and (self.version == "HTTP/1.1" or "keep-alive" in words)
 
 
 def parse(raw: bytes, max_body_size: int) -> Head:
@@ -121,8 +128,8 @@ def _refusal(raw: bytes, max_body_size: int) -> Refused:
     return Refused(400, "Malformed HTTP request")
 
 
-def _words(value: bytes) -> list[bytes]:
-    return [word.strip(b" \t") for word in value.lower().split(b",")]
+def _words(value: str) -> list[str]:
+    return [word.strip(" \t") for word in value.lower().split(",")]
 
 
 def _title(name: bytes) -> str:

@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import logging
 import math
+import re
 import select
 import socket
 import termios
@@ -42,6 +43,8 @@ QUIET_S = 2.0
 LONGEST_S = 30.0
 RESET_S = 0.005
 MOST_BYTES = 256 << 20
+FOREVER_S = 86400.0
+EMPTY_LINES = re.compile(rb"\A(\r\n)+")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -79,6 +82,8 @@ class NativeTransport:
         self.routes = routes
         self.limits = limits
         self.is_secure = tls is not None
+        self.read_ahead = max(READ_AHEAD, limits.max_header_size)
+        """Bytes that may wait on a connection; not less than a head that is still to be whole."""
         self.when_refused = when_refused
         self.connections = Connections()
         self.thread = 0
@@ -88,27 +93,42 @@ class NativeTransport:
         """The time of day as answers tell it, not older than a sweep."""
         self._tls = tls
         self._leaving: set[HttpConnection] = set()
-        self._openings: set[asyncio.Task[None]] = set()
+        self._openings: dict[HttpConnection, asyncio.Task[None]] = {}
 
     def adopt(self, accepted: socket.socket, address: Any) -> None:
         self.thread = threading.get_ident()
         self.loop = asyncio.get_running_loop()
         connection = HttpConnection(self, accepted, address)
         self.connections.add(connection)
-        opening = self.loop.create_task(self._open(connection, accepted))
-        self._openings.add(opening)
-        opening.add_done_callback(self._openings.discard)
+        self._openings[connection] = opening = self.loop.create_task(
+            self._open(connection, accepted)
+        )
+        opening.add_done_callback(lambda _: self._end_opening(connection, accepted))
 
     async def _open(self, connection: HttpConnection, accepted: socket.socket) -> None:
         context = None if self._tls is None else self._tls.material().context
-        limit_s = None if context is None else self.limits.request_timeout_s
+        limits: dict[str, float] = {}
+        if context is not None:
+            limits["ssl_handshake_timeout"] = self.limits.request_timeout_s
+            # Its time includes that of sending what was answered; the sweep sees to both.
+            limits["ssl_shutdown_timeout"] = FOREVER_S
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, accepted, ssl=context, ssl_handshake_timeout=limit_s
+                lambda: connection, accepted, ssl=context, **limits
             )
         except (OSError, asyncio.TimeoutError) as error:  # an SSLError is an OSError
             log.debug("a connection was lost before its first request: %s", error)
             self.forget(connection)
+            accepted.close()
+
+    def give_up_opening(self, connection: HttpConnection) -> None:
+        """Let a connection go whose handshake is not over."""
+        self.forget(connection)
+        if connection in self._openings:
+            self._openings[connection].cancel()
+
+    def _end_opening(self, connection: HttpConnection, accepted: socket.socket) -> None:
+        if self._openings.pop(connection).cancelled():
             accepted.close()
 
     def leave(self, connection: HttpConnection) -> None:
@@ -200,12 +220,16 @@ class HttpConnection(asyncio.Protocol):
         return self.is_leaving or is_closing
 
     def arrived(self) -> int:
+        return self.received + self._in_kernel(termios.FIONREAD)
+
+    def _in_kernel(self, queue: int) -> int:
+        """Count the bytes in one of the socket's queues."""
         waiting = array.array("i", [0])
         try:
-            fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, waiting)
-        except OSError as error:  # it has gone
+            fcntl.ioctl(self._socket.fileno(), queue, waiting)
+        except (OSError, ValueError) as error:  # it has gone
             log.debug("nobody knows what is waiting: %s", error)
-        return self.received + waiting[0]
+        return waiting[0]
 
     def has_more(self) -> bool:
         return bool(self._pending) or self._kernel_has_more()
@@ -217,8 +241,14 @@ class HttpConnection(asyncio.Protocol):
             return False
 
     def unsent(self) -> int:
-        """Give the bytes of answers that wait for the client to read."""
-        return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
+        """Give the bytes of answers that wait for the client to read; with TLS, some of them."""
+        if self._transport is None:
+            return 0
+        waiting = int(self._transport.get_write_buffer_size())
+        if self.hub.is_secure:
+            # What TLS has handed on is not told; while it waits, so does something in the kernel.
+            waiting += self._in_kernel(termios.TIOCOUTQ)
+        return waiting
 
     # The loop calls these
 
@@ -246,7 +276,9 @@ class HttpConnection(asyncio.Protocol):
             return False
         if self.phase is Phase.RUNNING and self.head.version == "HTTP/1.1":
             self._ask_if_gone()
-        return self.phase in (Phase.RUNNING, Phase.ANSWERED)
+        if self.phase in (Phase.HEAD, Phase.BODY):  # whole requests may wait for their turn
+            asyncio.get_running_loop().call_soon(self._advance)
+        return self.phase is not Phase.WAITING
 
     def _ask_if_gone(self) -> None:
         """Find out about a client that has ended: one that only writes no more still reads.
@@ -259,9 +291,11 @@ class HttpConnection(asyncio.Protocol):
 
     def _look_for_reset(self, after_s: float) -> None:
         """Look soon, and then less and less often, since the loop reads nothing any more."""
+        if self.phase is not Phase.RUNNING or self.closed():
+            return
         if self._has_been_reset():
             self.abort()
-        elif self.phase is Phase.RUNNING and not self.closed():
+        else:
             loop = asyncio.get_running_loop()
             loop.call_later(after_s, self._look_for_reset, min(2 * after_s, 1.0))
 
@@ -322,7 +356,7 @@ class HttpConnection(asyncio.Protocol):
             self._leave()
 
     def _read_on_or_pause(self) -> None:
-        has_enough = len(self._pending) > READ_AHEAD
+        has_enough = len(self._pending) > self.hub.read_ahead
         if has_enough is self._is_reading and not self._transport.is_closing():
             self._is_reading = not has_enough
             if has_enough:
@@ -332,8 +366,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _take_head(self) -> bool:
         pending = self._pending
-        if pending[:1] in (b"\r", b"\n"):  # empty lines are nothing (RFC 9112, section 2.2)
-            self._pending = pending = pending.lstrip(b"\r\n")
+        if pending[:1] == b"\r":  # empty lines are nothing (RFC 9112, section 2.2)
+            self._pending = pending = EMPTY_LINES.sub(b"", pending, count=1)
         end = pending.find(END) + len(END)
         is_there = end >= len(END)
         limit = self.hub.limits.max_header_size
@@ -411,6 +445,7 @@ class HttpConnection(asyncio.Protocol):
     def finish(self) -> None:
         """Take note that all of an answer was written; go on with the next request."""
         self._request = None
+        self._unsent = 0  # as much of the next one is no sign that nothing moves
         if self.is_last:
             self._leave()
             return
@@ -436,6 +471,8 @@ class HttpConnection(asyncio.Protocol):
     # It ends
 
     def sweep(self, now: float) -> None:
+        if self._transport is None:
+            return  # its handshake has a limit of its own
         if self.is_leaving:
             self._sweep_leaving(now)
         elif unsent := self.unsent():
@@ -451,8 +488,13 @@ class HttpConnection(asyncio.Protocol):
             self._sweep_unsent(unsent, now)
             return
         self.hub.leave(self)
-        if now - self._moved_at > QUIET_S or now - self._leaves_at > LONGEST_S:
+        if now - self._moved_at <= QUIET_S and now - self._leaves_at <= LONGEST_S:
+            return
+        if self._transport.is_closing():
             self.abort()
+        else:  # TLS says goodbye first
+            self._moved_at = now
+            self._transport.close()
 
     def _sweep_unsent(self, unsent: int, now: float) -> None:
         """Give up a client that does not read what was answered."""
@@ -469,12 +511,17 @@ class HttpConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when what was answered is sent."""
+        if self.is_leaving:
+            return
         if self._transport is None:
             self._leaves_at = time.monotonic()
-            self.hub.forget(self)
-        elif self.has_more():
+            self.hub.give_up_opening(self)
+        elif self.hub.is_secure or self.has_more():  # TLS waits for the client's goodbye
+            request, self._request = self._request, None
             self._leave()
-        elif not self.is_leaving:
+            if request is not None:
+                request.abandon()
+        else:
             self._transport.close()
 
     def abort(self) -> None:

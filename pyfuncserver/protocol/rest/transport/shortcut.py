@@ -32,19 +32,23 @@ _LAST = b"Connection: close\r\n"
 class Shortcut:
     """See :class:`~.native.Request`."""
 
-    __slots__ = ("_connection", "_deadline", "_exchange", "_id", "_parts", "_route", "_timer")
+    __slots__ = (
+        "_body", "_connection", "_deadline", "_exchange", "_head", "_id", "_route", "_timer",
+    )  # fmt: skip
 
     def __init__(self, connection: HttpConnection, route: Route) -> None:
         self._connection = connection
+        self._head = connection.head  # the connection may go on to another, and this one run
         self._route = route
-        self._id = request_id.take_or_make(connection.head.get(_ID))
+        self._id = request_id.take_or_make(self._head.get(_ID))
         self._deadline = math.inf
         self._exchange: Exchange | None = None
-        self._parts: list[bytes] = []
+        self._body = bytearray()
+        """What has come of it; not a list of parts, which may be as many as it has bytes."""
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> bool:
-        head, route = self._connection.head, self._route
+        head, route = self._head, self._route
         try:
             self._deadline = route.admit(head.get(_AUTHORIZATION), head.get(_TIMEOUT))
         except ServingError as failure:
@@ -54,11 +58,13 @@ class Shortcut:
         return True
 
     def take(self, part: bytes) -> None:
-        self._parts.append(part)
+        self._body += part
 
     def end(self, part: bytes) -> None:
-        body = b"".join((*self._parts, part)) if self._parts else part
-        self._parts = []
+        body = part
+        if self._body:
+            self._body += part
+            body, self._body = bytes(self._body), bytearray()
         request = call.Request(
             self._route.model, body, self._id, self._headers, deadline=self._deadline
         )
@@ -77,7 +83,7 @@ class Shortcut:
             self._exchange.abandon()
 
     def _headers(self) -> dict[str, str]:
-        headers = self._connection.head.as_dict()
+        headers = self._head.as_dict()
         if self._route.tokens is not None:
             headers.pop(AUTHORIZATION, None)
         return headers

@@ -27,7 +27,7 @@ def test_headers_by_their_names_in_title_case() -> None:
     expected = {"Host": "a", "X-Request-Id": "a", "Foo": "2", "X-Name": "\xe9"}
     assert found.as_dict() == expected
     assert found.as_dict() == expected, "names are remembered"
-    assert found.get(b"foo") == "2 ".strip()
+    assert found.get(b"foo") == "1,2"
     assert found.get_all("foo") == ["1", "2"]
 
 
@@ -53,11 +53,22 @@ def test_methods_that_nothing_has(method: str) -> None:
         ("1.1", ["Connection: TE, close"], False),
         ("1.0", [], False),
         ("1.0", ["Connection: Keep-Alive"], True),
+        ("1.1", ["Connection: close", "Connection: keep-alive"], False),
+        ("1.0", ["Connection: keep-alive", "connection: close"], False),
     ],
 )
 def test_whether_the_connection_is_kept(version: str, fields: list[str], is_kept: bool) -> None:
     found = head(f"GET / HTTP/{version}".encode(), *(field.encode() for field in fields))
     assert found.is_kept_alive is is_kept
+
+
+@pytest.mark.parametrize(
+    ("host", "is_plain"),
+    [(b"", True), (b"a-1.b_c:80", True), (b"a b", False), (b"a@b", False), (b"\xe9", False)],
+)
+def test_only_a_plain_host_needs_no_further_look(host: bytes, is_plain: bool) -> None:
+    found = parse(b"POST / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n", LIMIT)
+    assert found.is_plain_post is is_plain
 
 
 def test_an_upgrade_is_not_taken_up() -> None:
