@@ -12,8 +12,10 @@ IMAGE ?= pyfuncserver
 # hence one compiler for everybody, which has wheels for every supported Python.
 PROTOC_VERSION := 1.66.2
 PROTOC := build/protoc-$(PROTOC_VERSION)
-PROTOS := $(wildcard protos/caraml/upi/v1/*.proto)
-DESCRIPTORS := pyfuncserver/codec/upi.binpb
+DESCRIPTORS := pyfuncserver/codec
+# Which of protos/ is in which descriptor set.
+PROTO_SETS := upi
+PROTOS_upi := $(wildcard protos/caraml/upi/v1/*.proto)
 
 # The published UPI messages, for the tests of models that bring them. Not in the environment:
 # where they are installed the server uses them, and its own copy would go untested.
@@ -88,17 +90,18 @@ format: setup ## Lay the code out and mend what can be mended
 types: setup ## Check types
 	$(BIN)/mypy
 
-protos: $(PROTOC)/.installed ## Compile protos/ into the committed descriptor set
-	$(call compile_protos,$(DESCRIPTORS))
+protos: $(PROTOC)/.installed ## Compile protos/ into the committed descriptor sets
+	$(foreach set,$(PROTO_SETS),$(call compile_protos,$(set),$(DESCRIPTORS)))
 
-protos-check: $(PROTOC)/.installed ## Compare the committed descriptor set with a fresh one
-	$(call compile_protos,build/upi.binpb)
-	@cmp build/upi.binpb $(DESCRIPTORS) || \
-		{ echo "$(DESCRIPTORS) is not what protos/ gives: run make protos and commit it" >&2; exit 1; }
+protos-check: $(PROTOC)/.installed ## Compare the committed descriptor sets with fresh ones
+	$(foreach set,$(PROTO_SETS),$(call compile_protos,$(set),build))
+	@for set in $(PROTO_SETS); do cmp build/$$set.binpb $(DESCRIPTORS)/$$set.binpb || \
+		{ echo "$$set.binpb is not what protos/ gives: run make protos and commit it" >&2; exit 1; }; done
 
 define compile_protos
 $(PROTOC)/bin/python -m grpc_tools.protoc --proto_path=protos --include_imports \
-	--descriptor_set_out=$(1) $(sort $(PROTOS))
+	--descriptor_set_out=$(2)/$(1).binpb $(sort $(PROTOS_$(1)))
+
 endef
 
 $(PROTOC)/.installed:

@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pyfuncserver.config import Config
 from pyfuncserver.metrics import exposition, instruments
 from pyfuncserver.metrics.pusher import Pusher
+from pyfuncserver.model.identity import Identity
 from pyfuncserver.ports import Ports
-from pyfuncserver.protocol.rest.app import Surroundings, application
+from pyfuncserver.protocol.rest.app import application
 from pyfuncserver.protocol.rest.front import HttpFront
+from pyfuncserver.protocol.rest.handler import Surroundings
 from pyfuncserver.protocol.rest.transport import choice
 from pyfuncserver.protocol.rest.transport.connection import Limits
 from pyfuncserver.scoreboard import BEAT_INTERVAL_S, Scoreboard
@@ -53,7 +55,7 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
     front = None
     if not config.speaks_http:
         around = Surroundings(
-            model=config.full_name,
+            model=Identity.of(config),
             scoreboard=scoreboard,
             slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
         )

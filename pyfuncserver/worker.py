@@ -29,12 +29,14 @@ from pyfuncserver.model.batch import Batcher
 from pyfuncserver.model.batch_size import BatchSize, FixedSize, MeasuredSize
 from pyfuncserver.model.batching import BatchingLane
 from pyfuncserver.model.exchange import Entrance
+from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.ports import Ports
-from pyfuncserver.protocol.rest.app import Surroundings, application, predictions
+from pyfuncserver.protocol.rest.app import application, predictions
 from pyfuncserver.protocol.rest.front import HttpFront
+from pyfuncserver.protocol.rest.handler import Surroundings
 from pyfuncserver.protocol.rest.transport import choice
 from pyfuncserver.protocol.rest.transport.connection import Limits
 from pyfuncserver.reports import Reports
@@ -122,15 +124,17 @@ class _Worker:
         if config.speaks_http:
             self._http_lane = self._fixed_lane or self._lane(int(config.threads))
             self._http = self._http_front(service(self._batching_lane or self._http_lane))
-        self._upi = None
+        self._rpc = None
         if config.speaks_upi:
-            from pyfuncserver.protocol.upi.front import UpiFront  # only where gRPC is spoken
+            from pyfuncserver.protocol.grpc_services import servicers  # only where gRPC is spoken
+            from pyfuncserver.protocol.rpc.front import RpcFront
 
             assert place.ports.grpc_port is not None
-            self._upi = UpiFront(
+            self._rpc = RpcFront(
                 service(
                     self._batching_lane or self._fixed_lane or self._lane(config.grpc_concurrency)
                 ),
+                servicers(config),
                 config,
                 place.ports.grpc_port,
                 is_ready=lambda: place.scoreboard.is_ready,
@@ -179,11 +183,12 @@ class _Worker:
 
     def _http_front(self, service: InferenceService) -> HttpFront:
         around = Surroundings(
-            model=self._place.config.full_name,
+            model=Identity.of(self._place.config),
             scoreboard=self._place.scoreboard,
             slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
             service=service,
             tokens=self._tokens,
+            description=self._runner.description,
         )
         config = self._place.config
         transport = choice.transport(
@@ -202,8 +207,8 @@ class _Worker:
             await self._warm_up()
         if self._stopping.is_set():
             return 0
-        if self._upi is not None:
-            self._upi.start()
+        if self._rpc is not None:
+            self._rpc.start()
         if self._http is not None:
             if self._may_predict_on_loop:
                 self._http_lane.use_loop(loop)
@@ -275,8 +280,8 @@ class _Worker:
         while True:
             self._place.scoreboard.beat(self._place.slot)
             # The supervisor has decided: gRPC health turns before the drain starts.
-            if self._upi is not None and self._place.scoreboard.is_draining:
-                self._upi.tell_not_serving()
+            if self._rpc is not None and self._place.scoreboard.is_draining:
+                self._rpc.tell_not_serving()
             if self._predictions() >= self._lifetime:
                 self._ask_for_replacement(Restart.RECYCLED)
             await asyncio.sleep(BEAT_INTERVAL_S)
@@ -305,8 +310,8 @@ class _Worker:
         drains = []
         if self._http is not None:
             drains.append(self._http.drain(timeout_s, self._is_last()))
-        if self._upi is not None:
-            drains.append(asyncio.to_thread(self._upi.drain, timeout_s, self._is_last))
+        if self._rpc is not None:
+            drains.append(asyncio.to_thread(self._rpc.drain, timeout_s, self._is_last))
         ends = await asyncio.gather(*drains, return_exceptions=True)
         for error in ends:
             if isinstance(error, BaseException):
@@ -344,5 +349,5 @@ def preload(config: Config) -> None:
     Call it when the model has been loaded: which UPI messages are used depends on what it brings.
     """
     if config.speaks_upi:
-        import_module("pyfuncserver.protocol.upi.front")  # grpc starts nothing when imported
+        import_module("pyfuncserver.protocol.rpc.front")  # grpc starts nothing when imported
         upi.messages()

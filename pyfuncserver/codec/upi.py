@@ -11,15 +11,15 @@ import importlib
 import importlib.util
 import logging
 from functools import lru_cache
-from importlib import resources
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError, Message
 
+from pyfuncserver.codec import messages as descriptors
 from pyfuncserver.codec.frames import frame_from
 
 PACKAGE = "caraml.upi.v1"
@@ -33,18 +33,9 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 log = logging.getLogger(__name__)
 
 
-def file_set() -> descriptor_pb2.FileDescriptorSet:
-    """Give the compiled ``protos/``, with all that they import."""
-    data = resources.files("pyfuncserver.codec").joinpath("upi.binpb").read_bytes()
-    return descriptor_pb2.FileDescriptorSet.FromString(data)
-
-
-def private_pool() -> descriptor_pool.DescriptorPool:
-    """Make a new descriptor pool that holds our copy; reflection reads it."""
-    pool = descriptor_pool.DescriptorPool()
-    for file in file_set().file:
-        pool.Add(file)
-    return pool
+def file_set() -> FileDescriptorSet:
+    """Give the compiled ``protos/caraml``, with all that they import."""
+    return descriptors.file_set("upi.binpb")
 
 
 @lru_cache(maxsize=1)
@@ -57,11 +48,7 @@ def messages() -> Any:
     public = _public_messages()
     if public is not None:
         return public
-    classes = message_factory.GetMessageClassesForFiles(
-        [f"caraml/upi/v1/{name}.proto" for name in MODULES], private_pool()
-    )
-    names = {name.rpartition(".")[2]: cls for name, cls in classes.items()}
-    return SimpleNamespace(**names)
+    return descriptors.classes_of(file_set(), PACKAGE)
 
 
 def _public_messages() -> Any | None:

@@ -86,6 +86,10 @@ class Reply:
     """What the model's gRPC context raised, which gRPC has to see again."""
     retry_after_s: int | None = None
     """When the client may try again, where that helps."""
+    content_type: str = ""
+    """Of the body, over HTTP; empty for the dialect's usual one."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further ones, over HTTP."""
 
 
 class Dialect(Protocol):

@@ -5,7 +5,7 @@ The two halves are apart, so that the inputs of several calls can be put togethe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,11 @@ from pyfuncserver.model.route import Params, route_of
 from pyfuncserver.model.shortcut import Shortcut, no_shortcut, shortcut_of
 
 _PARAMS = "params"
+
+Contents = tuple[str, Any, Params]
+"""The name that a call gives its data (see ``rectangle.py``), the data, and the params."""
+Reader = Callable[[Any], Contents]
+"""Finds the contents of a call's payload. Raises: InvalidInput"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,6 @@ class Prepared:
 class PlainModel:
     """Answers as ``mlflow.pyfunc`` does. Thread-safe where the model is."""
 
-    forms = frozenset((Form.JSON, Form.UPI))
-
     def __init__(self, model: Any) -> None:
         from mlflow.exceptions import MlflowException
         from mlflow.utils.proto_json_utils import parse_tf_serving_input
@@ -42,6 +45,7 @@ class PlainModel:
         self._parse: Callable[..., Any] = parse_tf_serving_input
         self._schema = model.metadata.get_input_schema()
         self._is_raw = bool(getattr(model.metadata, "_is_signature_from_type_hint", bool)())
+        self._readers: dict[Form, Reader] = {Form.JSON: _body, Form.UPI: _table}
         route = route_of(model)
         self._validate, self._call = route.validate, route.call
         self._shortcut: Shortcut = no_shortcut
@@ -56,6 +60,11 @@ class PlainModel:
         return self._validate(converted, None, schema)[0]
 
     @property
+    def forms(self) -> Iterable[Form]:
+        """The forms of call that it answers."""
+        return self._readers
+
+    @property
     def is_divisible(self) -> bool:
         """Tell whether :meth:`prepare` enforces the signature, so that inputs can be joined."""
         return self._validate is not None
@@ -65,7 +74,7 @@ class PlainModel:
 
         Raises: InvalidInput where the signature refuses it.
         """
-        key, data, params = _contents(call)
+        key, data, params = self._readers[call.form](call.payload)
         ready = self._shortcut(key, data)
         if ready is None:
             return self._enforced(self._converted(key, data), params, self._schema)
@@ -74,7 +83,7 @@ class PlainModel:
         return self._enforced(ready, params, None)
 
     def _converted(self, key: str, data: Any) -> Any:
-        if self._is_raw or key == TABLE:
+        if self._is_raw or key not in (ROWS, COLUMNS):
             return data
         try:
             return self._parse({key: data}, schema=self._schema)
@@ -104,17 +113,14 @@ class PlainModel:
             raise
 
 
-def _contents(call: Call) -> tuple[str, Any, Params]:
-    """Give what a call holds, under the name that it has there, and the params beside it."""
-    if call.form is Form.UPI:
-        return TABLE, _frame(call.payload), None
-    key = _format_key(call.payload)
-    return key, call.payload[key], call.payload.get(_PARAMS) or None
+def _body(body: Any) -> Contents:
+    key = _format_key(body)
+    return key, body[key], body.get(_PARAMS) or None
 
 
-def _frame(request: Any) -> Any:
+def _table(request: Any) -> Contents:
     try:
-        return upi.frame_of(request.prediction_table)
+        return TABLE, upi.frame_of(request.prediction_table), None
     except ValueError as error:
         raise InvalidInput(f"prediction_table: {error}") from error
 

@@ -22,6 +22,7 @@ from pyfuncserver.errors import (
 )
 from pyfuncserver.model import wishes
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Predictions
+from pyfuncserver.model.description import Description
 from pyfuncserver.model.failure import model_failed
 from pyfuncserver.model.plain import PlainModel, Prepared
 
@@ -127,6 +128,12 @@ class PyFuncRunner:
         if self._plain is not None:
             return dict.fromkeys(self._plain.forms, self._predict_plain)
         return _merlin(model) if self.kind is ModelKind.MERLIN else _legacy(model)
+
+    @property
+    def description(self) -> Description:
+        """Say what the model takes and gives, as far as it says so itself."""
+        signature = self._model.metadata.signature
+        return Description(self.loader_module, signature, self._example)
 
     @property
     def has_example(self) -> bool:

@@ -1,262 +1,85 @@
-"""The Tornado application: routes to handlers, handlers to dialects.
+"""The Tornado application: every path, and what answers it.
 
-A handler moves what Tornado has into a Request and a Reply into what Tornado sends. What a request
-means is the dialect's; what becomes of it, the InferenceService's.
+A dialect is a line in :func:`endpoints`; what it answers beside predictions, one in ``PAGES``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
-import uuid
-from collections.abc import Awaitable
-from concurrent.futures import Executor
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import tornado.web
 
-from pyfuncserver.codec import json
 from pyfuncserver.config import NAME_PATTERN
-from pyfuncserver.errors import NotReady, ServingError, Unauthenticated, UnknownModel
-from pyfuncserver.metrics import exposition
-from pyfuncserver.model.call import Reply, Request
-from pyfuncserver.model.exchange import Exchange
-from pyfuncserver.model.service import InferenceService
-from pyfuncserver.protocol import request_id
-from pyfuncserver.protocol.rest import deadline, v1
-from pyfuncserver.protocol.rest.prediction import AUTHORIZATION, CHALLENGE, Route, phrase
-from pyfuncserver.scoreboard import Scoreboard
-from pyfuncserver.utils.tokens import Tokens
+from pyfuncserver.model.call import Dialect
+from pyfuncserver.model.identity import Identity
+from pyfuncserver.protocol.rest import v1
+from pyfuncserver.protocol.rest.handler import Handler, Predict, Surroundings
+from pyfuncserver.protocol.rest.pages import probes
+from pyfuncserver.protocol.rest.pages import v1 as v1_pages
+from pyfuncserver.protocol.rest.prediction import Route
 
-log = logging.getLogger(__name__)
+PAGES: tuple[tuple[str, type[Handler]], ...] = (*probes.PAGES, *v1_pages.PAGES)
+"""What is answered beside predictions, whether there is a model in this process or not."""
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What handlers need of the process that they are in."""
+class Endpoint:
+    """Where the predictions of one dialect come in."""
 
-    model: str
-    """Full name of the model."""
-    scoreboard: Scoreboard
-    slow_work: Executor
-    """Where the exposition is rendered: it reads files and must not hold up the loop."""
-    service: InferenceService | None = None
-    """None in the process that serves nothing but probes and metrics."""
-    tokens: Tokens | None = None
-    """What predictions have to bring, if anything."""
+    paths: tuple[str, ...]
+    """With `{full_name}`, or `{model}` and perhaps `{version}`, where they name one."""
+    dialect: Dialect
+    content_type: str
+    """The usual one of its answers."""
+
+
+def endpoints(around: Surroundings) -> list[Endpoint]:  # noqa: ARG001
+    """Give the dialects that are spoken over HTTP."""
+    return [Endpoint(v1.PATHS, v1.V1(), v1.CONTENT_TYPE)]
 
 
 def application(around: Surroundings) -> tornado.web.Application:
     """Build the application; without a service it has probes and metrics only."""
-    routes: list[Any] = [
-        (r"/", Alive, {"around": around}),
-        (r"/metrics", Metrics, {"around": around}),
-        (r"/v1/models", Models, {"around": around}),
-        (rf"/v1/models/(?P<model>{NAME_PATTERN})", Readiness, {"around": around}),
-    ]
-    if around.service is not None:
-        routes.append(
-            (
-                rf"/v1/models/(?P<model>{NAME_PATTERN}):predict",
-                Predict,
-                {"around": around, "route": _v1(around, around.service)},
-            )
-        )
+    routes: list[Any] = [(_pattern(path), page, {"around": around}) for path, page in PAGES]
+    for endpoint, route in _routes(around):
+        arguments = {"around": around, "route": route}
+        routes += [(_pattern(path), Predict, arguments) for path in endpoint.paths]
     return tornado.web.Application(
-        routes, default_handler_class=NoSuchPath, default_handler_args={"around": around}
+        routes, default_handler_class=probes.NoSuchPath, default_handler_args={"around": around}
     )
 
 
 def predictions(around: Surroundings) -> dict[bytes, Route]:
     """Give the predictions that a transport may take past the application, by their paths."""
-    if around.service is None:
-        return {}
-    path = f"/v1/models/{around.model}:predict".encode()
-    return {path: _v1(around, around.service, around.model)}
+    return {
+        path.encode(): route
+        for endpoint, route in _routes(around)
+        for path in _paths(endpoint.paths, around.model)
+    }
 
 
-def _v1(around: Surroundings, service: InferenceService, model: str = "") -> Route:
-    return Route(v1.V1(), v1.CONTENT_TYPE, service, around.tokens, model)
-
-
-@tornado.web.stream_request_body  # else Tornado reads a form into arguments, or refuses it
-class Handler(tornado.web.RequestHandler):
-    """What all our handlers share: the request's id, the end of a connection, the error body."""
-
-    request_id = ""
-    allowed = "GET, HEAD"
-    """The methods of this path."""
-
-    def initialize(self, around: Surroundings) -> None:
-        self.around = around
-
-    def prepare(self) -> None:
-        self.request_id = request_id.take_or_make(self.request.headers.get(request_id.HEADER))
-        self.set_header(request_id.HEADER, self.request_id)
-
-    def data_received(self, chunk: bytes) -> None:
-        """Drop a body that nobody asked for."""
-
-    def head(self, *args: str, **kwargs: str) -> Awaitable[None] | None:
-        """Answer as ``GET`` would; Tornado leaves the body out (RFC 9110, section 9.3.2)."""
-        return self.get(*args, **kwargs)
-
-    def send(self, reply: Reply, content_type: str = v1.CONTENT_TYPE) -> None:
-        """Send a reply whose status is an HTTP status."""
-        status = int(reply.status)
-        self.set_status(status, phrase(status, reply.reason))
-        self.set_header("Content-Type", content_type)
-        self.finish(reply.body)
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Say in our own shape what Tornado refused, or what a handler of ours did wrong."""
-        cause = kwargs.get("exc_info", (None, None, None))[1]
-        self.set_header(request_id.HEADER, self.request_id)
-        if status_code == 405:
-            self.set_header("Allow", self.allowed)  # RFC 9110, section 15.5.6
-        if isinstance(cause, Unauthenticated):
-            self.set_header(*CHALLENGE)
-        if isinstance(cause, ServingError):
-            self.send(Reply(v1.error_body(cause.http_status, str(cause)), cause.http_status))
-            return
-        if isinstance(cause, tornado.web.HTTPError):
-            reason = cause.reason or phrase(status_code)
-        elif isinstance(cause, asyncio.CancelledError):
-            reason = phrase(status_code)  # the loop has ended, and all connections before it
-        else:
-            error_id = uuid.uuid4().hex
-            log.error("an internal error, error_id=%s", error_id, exc_info=cause)
-            reason = f"Internal server error (error id {error_id})"
-        self.send(Reply(v1.error_body(status_code, reason), status_code))
-
-    def log_exception(self, *args: Any) -> None:
-        """Leave it to :meth:`write_error`, which logs each fault of ours once."""
-
-    def compute_etag(self) -> None:
-        """Give none: an answer is never asked for again, and a hash of it costs time."""
-
-
-class NoSuchPath(Handler):
-    """Any other path; the body is read first, so that the connection can be used again."""
-
-    def refuse(self) -> None:
-        raise tornado.web.HTTPError(404, reason=f"No such path: {self.request.path}")
-
-    get = head = post = put = patch = delete = options = refuse  # type: ignore[assignment]
-
-
-class Alive(Handler):
-    """``GET /``: the process answers."""
-
-    def get(self) -> None:
-        self.set_header("Content-Type", "text/plain; charset=UTF-8")
-        self.finish("Alive")
-
-
-class Models(Handler):
-    """``GET /v1/models``"""
-
-    def get(self) -> None:
-        self.send(Reply(json.dumps({"models": [self.around.model]}), 200))
-
-
-class Readiness(Handler):
-    """``GET /v1/models/{model}``"""
-
-    def get(self, model: str) -> None:
-        if model != self.around.model:
-            raise UnknownModel(model)
-        if not self.around.scoreboard.is_ready:
-            raise NotReady(f"Model with full name {model} is not ready.")
-        self.send(Reply(json.dumps({"name": model, "ready": True}), 200))
-
-
-class Metrics(Handler):
-    """``GET /metrics``"""
-
-    async def get(self) -> None:
-        body, content_type = await asyncio.get_running_loop().run_in_executor(
-            self.around.slow_work,
-            exposition.render,
-            self.around.scoreboard,
-            self.request.headers.get("Accept", ""),
+def _routes(around: Surroundings) -> Iterable[tuple[Endpoint, Route]]:
+    service = around.service
+    if service is None:
+        return
+    for endpoint in endpoints(around):
+        route = Route(
+            endpoint.dialect, endpoint.content_type, service, around.tokens, around.model.full_name
         )
-        self.send(Reply(body, 200), content_type)
+        yield endpoint, route
 
 
-class Predict(Handler):
-    """A prediction in one dialect, where a transport has not taken it past the application."""
+def _pattern(path: str) -> str:
+    """Give the regular expression of a path."""
+    named = {name: f"(?P<{name}>{NAME_PATTERN})" for name in ("full_name", "model", "version")}
+    return re.sub(r"\{(\w+)\}", lambda found: named[found[1]], path)
 
-    allowed = "POST"
-    route: Route
 
-    def initialize(self, around: Surroundings, route: Route) -> None:  # type: ignore[override]
-        super().initialize(around)
-        self.route = route
-        self.body = bytearray()
-        self.deadline = math.inf
-        self.exchange: Exchange | None = None
-
-    def prepare(self) -> None:
-        super().prepare()
-        headers = self.request.headers
-        self.deadline = self.route.admit(headers.get(AUTHORIZATION), headers.get(deadline.HEADER))
-
-    def headers_for_model(self) -> dict[str, str]:
-        """Give the request's headers, without the token that let it in."""
-        # Tornado's names are in Title-Case; of duplicates the last one stays.
-        headers = dict(self.request.headers.get_all())
-        if self.route.tokens is not None:
-            headers.pop(AUTHORIZATION, None)
-        return headers
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Count what was refused at its head, as the service does what it refuses itself."""
-        cause = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(cause, ServingError):
-            self.route.refuse(self.path_kwargs["model"], self.request_id, cause)
-        super().write_error(status_code, **kwargs)
-
-    def data_received(self, chunk: bytes) -> None:
-        self.body += chunk
-
-    def on_connection_close(self) -> None:
-        """Take back a prediction that waits for its turn; one that runs is not disturbed."""
-        super().on_connection_close()  # ends the wait for a body that will not come
-        if self.exchange is not None:
-            self.exchange.abandon()
-
-    async def post(self, model: str) -> None:
-        request = Request(
-            model=model,
-            body=bytes(self.body),
-            id=self.request_id,
-            headers=self.headers_for_model,
-            deadline=self.deadline,
-        )
-        reply = await self._answer(request)
-        if reply.retry_after_s is not None:
-            self.set_header("Retry-After", str(reply.retry_after_s))
-        self.send(reply, self.route.content_type)
-
-    async def _answer(self, request: Request) -> Reply:
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Reply] = loop.create_future()
-
-        def settle(found: Reply) -> None:
-            if not reply.done():  # the process ends, and has cancelled this
-                reply.set_result(found)
-
-        def deliver(found: Reply) -> None:
-            try:
-                loop.call_soon_threadsafe(settle, found)
-            except RuntimeError as error:  # the loop has ended before the prediction has
-                log.debug("request_id=%s: nobody takes the answer: %s", request.id, error)
-
-        self.exchange = self.route.submit(request, deliver)
-        with deadline.alarm(loop, request.deadline, self.exchange.expire):
-            found = await reply
-        self.exchange = None
-        return found
+def _paths(templates: Iterable[str], model: Identity) -> Iterable[str]:
+    """Give all paths of a model."""
+    for template, name in product(templates, model.names):
+        yield template.format(full_name=model.full_name, model=name, version=model.version)

@@ -1,4 +1,4 @@
-"""The KServe V1 dialect with Merlin's error body: ``POST /v1/models/{model}:predict``."""
+"""The KServe V1 dialect with Merlin's error body: ``POST /v1/models/{full_name}:predict``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pyfuncserver.codec import json
 from pyfuncserver.errors import InvalidInput, ModelStatus, ServingError
 from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request
 from pyfuncserver.model.failure import model_failed
+from pyfuncserver.protocol.rest.shape import Shape
 
 NAME = "v1"
+PATHS = ("/v1/models/{full_name}:predict",)
 CONTENT_TYPE = "application/json; charset=UTF-8"
 
 
@@ -43,3 +45,6 @@ def error_body(status: int, reason: str) -> bytes:
     """Shape an error as Merlin does."""
     body: dict[str, Any] = {"status_code": status, "reason": reason}
     return json.dumps(body)
+
+
+SHAPE = Shape(CONTENT_TYPE, error_body)

@@ -1,1 +1,1 @@
-"""gRPC: the UPI v1 service, health and reflection."""
+"""The UPI v1 dialect, over gRPC."""

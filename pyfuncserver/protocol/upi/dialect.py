@@ -6,7 +6,7 @@ from pyfuncserver.codec import upi
 from pyfuncserver.errors import InvalidInput, ModelAborted, ServingError, TooLarge
 from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request
 from pyfuncserver.model.failure import model_failed
-from pyfuncserver.protocol.upi.options import Limit
+from pyfuncserver.protocol.limit import Limit
 
 NAME = "upi"
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from google.protobuf import descriptor_pb2
 
-from pyfuncserver.codec import upi
+from pyfuncserver.codec import messages, upi
 
 STRING = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
 DOUBLE = descriptor_pb2.FieldDescriptorProto.TYPE_DOUBLE
@@ -140,7 +140,7 @@ def test_types_are_numbered() -> None:
 
 
 def test_service() -> None:
-    service = upi.private_pool().FindServiceByName(upi.SERVICE)
+    service = messages.pool_of(upi.file_set()).FindServiceByName(upi.SERVICE)
     method = service.methods_by_name[upi.METHOD]
     assert method.input_type.full_name == "caraml.upi.v1.PredictValuesRequest"
     assert method.output_type.full_name == "caraml.upi.v1.PredictValuesResponse"
@@ -475,6 +475,6 @@ def test_frame_of_an_answer_is_the_answer() -> None:
 
 
 def test_the_http_mapping_is_annotated() -> None:
-    service = upi.private_pool().FindServiceByName(upi.SERVICE)
+    service = messages.pool_of(upi.file_set()).FindServiceByName(upi.SERVICE)
     options = service.methods_by_name[upi.METHOD].GetOptions().SerializeToString()
     assert b"/v1/predict" in options

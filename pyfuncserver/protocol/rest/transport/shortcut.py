@@ -109,7 +109,10 @@ class Shortcut:
             extra += b"Retry-After: %d\r\n" % reply.retry_after_s
         if connection.begin_answer():
             extra += _LAST
-        beginning = _beginning(int(reply.status), reply.reason, self._route.content_type)
+        for name, value in reply.headers:
+            extra += f"{name}: {value}\r\n".encode("latin-1")
+        content_type = reply.content_type or self._route.content_type
+        beginning = _beginning(int(reply.status), reply.reason, content_type)
         rest = (connection.hub.date, self._id.encode(), len(reply.body), extra, reply.body)
         connection.write(
             b"%bDate: %b\r\nX-Request-Id: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (beginning, *rest)

@@ -17,12 +17,14 @@ from tornado.httpclient import HTTPResponse
 from tornado.httputil import HTTPHeaders
 
 from pyfuncserver.errors import InvalidInput, ModelStatus
+from pyfuncserver.metrics import exposition
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete
+from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.service import InferenceService
-from pyfuncserver.protocol.rest import app
-from pyfuncserver.protocol.rest.app import Surroundings, application
+from pyfuncserver.protocol.rest.app import application
+from pyfuncserver.protocol.rest.handler import Surroundings
 from pyfuncserver.scoreboard import Scoreboard, State
 
 PREDICT = "/v1/models/iris-1:predict"
@@ -36,6 +38,9 @@ class Runner:
 
     def predict(self, call: Call) -> Answer:
         return Complete(self.do(call))
+
+
+IRIS = Identity("iris", "1", "iris-1")
 
 
 class Server(testing.AsyncHTTPTestCase):
@@ -54,9 +59,9 @@ class Server(testing.AsyncHTTPTestCase):
         self.runner = Runner()
         self.slow_work = ThreadPoolExecutor(1)
         service = InferenceService({"iris-1": self.runner}, Instruments(), Lane(1, 1))
-        around = Surroundings("iris-1", self.board, self.slow_work)
+        around = Surroundings(IRIS, self.board, self.slow_work)
         if self.with_service:
-            around = Surroundings("iris-1", self.board, self.slow_work, service)
+            around = Surroundings(IRIS, self.board, self.slow_work, service)
         return application(around)
 
     def ask(self, path: str, body: Any = None, **options: Any) -> HTTPResponse:
@@ -207,7 +212,7 @@ def test_fault_of_ours_is_told_by_an_id_and_logged_once(
     def render(*_: object) -> None:
         raise RuntimeError("our secret")
 
-    monkeypatch.setattr(app.exposition, "render", render)
+    monkeypatch.setattr(exposition, "render", render)
     status, reason = error(server.ask("/metrics"))
     assert status == 500
     assert "secret" not in reason
@@ -218,7 +223,7 @@ def test_fault_of_ours_is_told_by_an_id_and_logged_once(
 
 
 def test_metrics_are_what_accept_asks_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.exposition, "render", lambda board, accept: (b"x 1\n", accept))
+    monkeypatch.setattr(exposition, "render", lambda board, accept: (b"x 1\n", accept))
     answer = server.ask("/metrics", headers={"Accept": "text/special"})
     assert answer.body == b"x 1\n"
     assert answer.headers["Content-Type"] == "text/special"

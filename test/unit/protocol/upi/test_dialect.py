@@ -7,8 +7,8 @@ import pytest
 from pyfuncserver.codec import upi
 from pyfuncserver.errors import InvalidInput, ModelAborted, ModelFailed, NotReady, TooLarge
 from pyfuncserver.model.call import Call, Complete, Form, Predictions, Request
+from pyfuncserver.protocol.limit import Limit
 from pyfuncserver.protocol.upi.dialect import Upi
-from pyfuncserver.protocol.upi.options import Limit
 
 
 def request(body: bytes) -> Request:

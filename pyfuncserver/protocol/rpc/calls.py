@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from pyfuncserver.protocol.upi.arrival import Arrival, arrival_of
+from pyfuncserver.protocol.rpc.arrival import Arrival, arrival_of
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class CallPool(ThreadPoolExecutor):
     """What grpcio submits its calls to: it counts them, and hands them on as they arrive.
 
     grpcio's thread that polls calls :meth:`submit`. Where the call cannot be told from the work
-    (see :mod:`~pyfuncserver.protocol.upi.arrival`) it has a thread of this pool.
+    (see :mod:`~pyfuncserver.protocol.rpc.arrival`) it has a thread of this pool.
     """
 
     def __init__(self, size: int) -> None:

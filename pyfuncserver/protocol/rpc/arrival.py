@@ -47,6 +47,7 @@ def _is_known(server: Any) -> bool:
                 server._RECEIVE_MESSAGE_TOKEN and hasattr(state, "request") and state.due == set()
             )
             and callable(_cygrpc.ReceiveMessageOperation)
+            and hasattr(_cygrpc.RequestCallEvent, "call_details")
         )
     except (AttributeError, TypeError):
         return False
@@ -61,12 +62,13 @@ Send = Callable[[Any, grpc.ServicerContext], bytes]
 class Arrival:
     """A call whose message has not come yet."""
 
-    __slots__ = ("_event", "_state", "context")
+    __slots__ = ("_event", "_state", "context", "method")
 
     def __init__(self, event: Any, state: Any) -> None:
         self._event = event
         self._state = state
         self.context: grpc.ServicerContext = _server._Context(event, state, None)
+        self.method: str = event.call_details.method.decode()
 
     def receive(self, when_received: Callable[[bytes | None], None]) -> None:
         """Ask for the message, and return; None comes where the client sends none.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pyfuncserver.config import Config
-from pyfuncserver.protocol.upi.options import channel_options, receive_limit, send_limit
+from pyfuncserver.protocol.rpc.options import channel_options, receive_limit, send_limit
 
 LARGEST = 2**31 - 1
 RECEIVE, SEND = "grpc.max_receive_message_length", "grpc.max_send_message_length"

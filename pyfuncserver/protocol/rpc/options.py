@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
 
 from pyfuncserver.config import Config
+from pyfuncserver.protocol.limit import Limit
 
 log = logging.getLogger(__name__)
 
@@ -16,13 +16,6 @@ LARGEST = 2**31 - 1
 RECEIVE = "grpc.max_receive_message_length"
 SEND = "grpc.max_send_message_length"
 METADATA = ("grpc.max_metadata_size", "grpc.absolute_max_metadata_size")
-
-
-class Limit(NamedTuple):
-    """How many bytes a message may have, and which setting says so."""
-
-    size: int
-    setting: str
 
 
 def receive_limit(config: Config) -> Limit:

@@ -14,9 +14,12 @@ from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.service import InferenceService
-from pyfuncserver.protocol.upi import arrival
-from pyfuncserver.protocol.upi.calls import CallPool
-from pyfuncserver.protocol.upi.front import Gate, UpiService
+from pyfuncserver.protocol.rpc import arrival
+from pyfuncserver.protocol.rpc.calls import CallPool
+from pyfuncserver.protocol.rpc.gate import Gate
+from pyfuncserver.protocol.rpc.predictions import PredictionCalls
+from pyfuncserver.protocol.servicer import Method
+from pyfuncserver.protocol.upi.dialect import Upi
 
 METHOD = f"/{upi.SERVICE}/{upi.METHOD}"
 WAIT_S = 10
@@ -52,7 +55,7 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def serve(clean_environ: Mapping[str, str], runner: Runner, calls: CallPool) -> Iterator[Serve]:
-    """Give `serve(authorize)`, which makes a channel to a UpiService."""
+    """Give `serve(authorize)`, which makes a channel to a server."""
     ends: list[Any] = []
 
     def start(
@@ -64,7 +67,9 @@ def serve(clean_environ: Mapping[str, str], runner: Runner, calls: CallPool) -> 
         config = Config(MODEL_DIR="m", MAX_QUEUE=str(queue), GRPC_CONCURRENCY=str(width))
         service = InferenceService({"model-1": runner}, Instruments(), Lane(width, queue))
         server = grpc.server(calls)
-        server.add_generic_rpc_handlers((UpiService(service, config, Gate(), calls, authorize),))
+        methods = {METHOD: Method(Upi(), lambda _: "model-1")}
+        served = PredictionCalls(service, methods, config, Gate(), calls, authorize)
+        server.add_generic_rpc_handlers((served,))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         channel = grpc.insecure_channel(f"127.0.0.1:{port}")

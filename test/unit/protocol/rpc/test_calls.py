@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from harness import wait_until
 
-from pyfuncserver.protocol.upi.calls import CallPool, Streams, Threads
+from pyfuncserver.protocol.rpc.calls import CallPool, Streams, Threads
 
 WAIT_S = 10
 

@@ -1,0 +1,198 @@
+"""Handlers: what Tornado has becomes a Request, and a Reply what Tornado sends.
+
+What a request means is the dialect's; what becomes of it, the InferenceService's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import uuid
+from collections.abc import Awaitable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import tornado.web
+
+from pyfuncserver.errors import ServingError, Unauthenticated
+from pyfuncserver.model.call import Reply, Request
+from pyfuncserver.model.description import Description
+from pyfuncserver.model.exchange import Exchange
+from pyfuncserver.model.identity import Identity
+from pyfuncserver.model.service import InferenceService
+from pyfuncserver.protocol import request_id
+from pyfuncserver.protocol.rest import deadline, shapes
+from pyfuncserver.protocol.rest.prediction import AUTHORIZATION, CHALLENGE, Route, phrase
+from pyfuncserver.scoreboard import Scoreboard
+from pyfuncserver.utils.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json; charset=UTF-8"
+NOTHING_KNOWN = Description()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What handlers need of the process that they are in."""
+
+    model: Identity
+    scoreboard: Scoreboard
+    slow_work: Executor
+    """Where the exposition is rendered: it reads files and must not hold up the loop."""
+    service: InferenceService | None = None
+    """None in the process that serves nothing but probes and metrics."""
+    tokens: Tokens | None = None
+    """What predictions have to bring, if anything."""
+    description: Description = NOTHING_KNOWN
+    """Of the model; empty where it is not in this process."""
+
+
+@tornado.web.stream_request_body  # else Tornado reads a form into arguments, or refuses it
+class Handler(tornado.web.RequestHandler):
+    """What all our handlers share: the request's id, the end of a connection, the error body."""
+
+    request_id = ""
+    allowed = "GET, HEAD"
+    """The methods of this path."""
+
+    def initialize(self, around: Surroundings) -> None:
+        self.around = around
+
+    def prepare(self) -> None:
+        self.request_id = request_id.take_or_make(self.request.headers.get(request_id.HEADER))
+        self.set_header(request_id.HEADER, self.request_id)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drop a body that nobody asked for."""
+
+    def head(self, *args: str, **kwargs: str) -> Awaitable[None] | None:
+        """Answer as ``GET`` would; Tornado leaves the body out (RFC 9110, section 9.3.2)."""
+        return self.get(*args, **kwargs)
+
+    def send(self, reply: Reply, content_type: str = JSON) -> None:
+        """Send a reply whose status is an HTTP status."""
+        status = int(reply.status)
+        self.set_status(status, phrase(status, reply.reason))
+        self.set_header("Content-Type", reply.content_type or content_type)
+        for name, value in reply.headers:
+            self.set_header(name, value)
+        self.finish(reply.body)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Say in our own shape what Tornado refused, or what a handler of ours did wrong."""
+        cause = kwargs.get("exc_info", (None, None, None))[1]
+        self.set_header(request_id.HEADER, self.request_id)
+        if status_code == 405:
+            self.set_header("Allow", self.allowed)  # RFC 9110, section 15.5.6
+        if isinstance(cause, Unauthenticated):
+            self.set_header(*CHALLENGE)
+        if isinstance(cause, ServingError):
+            self.send_error_body(cause.http_status, str(cause))
+            return
+        if isinstance(cause, tornado.web.HTTPError):
+            reason = cause.reason or phrase(status_code)
+        elif isinstance(cause, asyncio.CancelledError):
+            reason = phrase(status_code)  # the loop has ended, and all connections before it
+        else:
+            error_id = uuid.uuid4().hex
+            log.error("an internal error, error_id=%s", error_id, exc_info=cause)
+            reason = f"Internal server error (error id {error_id})"
+        self.send_error_body(status_code, reason)
+
+    def send_error_body(self, status: int, reason: str) -> None:
+        """Send an error in the shape of the path's dialect."""
+        shape = shapes.shape_of(self.request.path)
+        self.send(Reply(shape.body(status, reason), status), shape.content_type)
+
+    def log_exception(self, *args: Any) -> None:
+        """Leave it to :meth:`write_error`, which logs each fault of ours once."""
+
+    def compute_etag(self) -> None:
+        """Give none: an answer is never asked for again, and a hash of it costs time."""
+
+
+class Predict(Handler):
+    """A prediction in one dialect, where a transport has not taken it past the application."""
+
+    allowed = "POST"
+    route: Route
+
+    def initialize(self, around: Surroundings, route: Route) -> None:  # type: ignore[override]
+        super().initialize(around)
+        self.route = route
+        self.body = bytearray()
+        self.deadline = math.inf
+        self.exchange: Exchange | None = None
+
+    def prepare(self) -> None:
+        super().prepare()
+        headers = self.request.headers
+        self.deadline = self.route.admit(headers.get(AUTHORIZATION), headers.get(deadline.HEADER))
+
+    def headers_for_model(self) -> dict[str, str]:
+        """Give the request's headers, without the token that let it in."""
+        # Tornado's names are in Title-Case; of duplicates the last one stays.
+        headers = dict(self.request.headers.get_all())
+        if self.route.tokens is not None:
+            headers.pop(AUTHORIZATION, None)
+        return headers
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Count what was refused at its head, as the service does what it refuses itself."""
+        cause = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(cause, ServingError):
+            self.route.refuse(self.model, self.request_id, cause)
+        super().write_error(status_code, **kwargs)
+
+    def data_received(self, chunk: bytes) -> None:
+        self.body += chunk
+
+    def on_connection_close(self) -> None:
+        """Take back a prediction that waits for its turn; one that runs is not disturbed."""
+        super().on_connection_close()  # ends the wait for a body that will not come
+        if self.exchange is not None:
+            self.exchange.abandon()
+
+    @property
+    def model(self) -> str:
+        """The key of the model that is asked for; there is one where the path names none."""
+        identity, named = self.around.model, self.path_kwargs
+        if "model" in named:
+            return identity.key_of(named["model"], named.get("version") or "")
+        return named.get("full_name", identity.full_name)
+
+    async def post(self, **_: str) -> None:
+        request = Request(
+            model=self.model,
+            body=bytes(self.body),
+            id=self.request_id,
+            headers=self.headers_for_model,
+            deadline=self.deadline,
+        )
+        reply = await self._answer(request)
+        if reply.retry_after_s is not None:
+            self.set_header("Retry-After", str(reply.retry_after_s))
+        self.send(reply, self.route.content_type)
+
+    async def _answer(self, request: Request) -> Reply:
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Reply] = loop.create_future()
+
+        def settle(found: Reply) -> None:
+            if not reply.done():  # the process ends, and has cancelled this
+                reply.set_result(found)
+
+        def deliver(found: Reply) -> None:
+            try:
+                loop.call_soon_threadsafe(settle, found)
+            except RuntimeError as error:  # the loop has ended before the prediction has
+                log.debug("request_id=%s: nobody takes the answer: %s", request.id, error)
+
+        self.exchange = self.route.submit(request, deliver)
+        with deadline.alarm(loop, request.deadline, self.exchange.expire):
+            found = await reply
+        self.exchange = None
+        return found

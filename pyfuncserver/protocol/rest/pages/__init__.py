@@ -1,0 +1,1 @@
+"""What HTTP answers beside predictions: a file per dialect."""

@@ -1,0 +1,35 @@
+"""What a gRPC service is made of, apart from the transport that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from pyfuncserver.model.call import Dialect
+
+Control = Callable[[bytes], bytes]
+"""Answers a message that asks for no prediction, soon. Raises: ServingError"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method whose calls are predictions."""
+
+    dialect: Dialect
+    model: Callable[[bytes], str]
+    """Names the model that a message asks for, as the InferenceService knows it; never raises."""
+
+
+@dataclass(frozen=True)
+class Servicer:
+    """A service: its methods by their names, and what reflection tells of it."""
+
+    name: str
+    """With its package."""
+    files: FileDescriptorSet
+    predictions: Mapping[str, Method]
+    controls: Mapping[str, Control] = field(default_factory=dict)
+    guarded: frozenset[str] = frozenset()
+    """The controls for which a client needs its token."""
