@@ -14,8 +14,10 @@ PROTOC_VERSION := 1.66.2
 PROTOC := build/protoc-$(PROTOC_VERSION)
 DESCRIPTORS := pyfuncserver/codec
 # Which of protos/ is in which descriptor set.
-PROTO_SETS := upi
+PROTO_SETS := upi inference seldon
 PROTOS_upi := $(wildcard protos/caraml/upi/v1/*.proto)
+PROTOS_inference := $(wildcard protos/inference/*.proto)
+PROTOS_seldon := protos/seldon/prediction.proto
 
 # The published UPI messages, for the tests of models that bring them. Not in the environment:
 # where they are installed the server uses them, and its own copy would go untested.
@@ -24,18 +26,22 @@ UPI_PACKAGE := build/upi-protos
 # Extra arguments for pytest: make test ARGS="-k drain -x"
 ARGS ?=
 
+PYTEST := $(BIN)/python -m pytest --ignore=test/faults --ignore=test/clients
+# pytest's status where ARGS leaves no test; the other of two runs has them.
+NONE_FOUND := [ $$? -eq 5 ]
+
 # The fault tests' form, quick or full, and how long the soak lasts.
 FAULTS ?= quick
 SOAK_SEC ?= 3600
 
-BENCHMARKS := $(addprefix bench-,http grpc peers batching workers shares heap memory start)
+BENCHMARKS := $(addprefix bench-,http grpc v2 peers batching workers shares heap memory start)
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-faults soak check lint format types protos protos-check readme bench docker \
-	clean $(BENCHMARKS)
+.PHONY: help setup run test test-clients test-faults soak check lint format types protos protos-check readme \
+	bench docker clean $(BENCHMARKS)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,7 +74,11 @@ $(ECHO_MODEL)/MLmodel: examples/echo/log_model.py | $(INSTALLED)
 	@touch $@
 
 test: setup $(UPI_PACKAGE)/.installed ## Run the tests
-	$(BIN)/python -m pytest --ignore=test/faults $(ARGS)
+	$(PYTEST) -m "not alone" -p no:benchmark --numprocesses 2 --dist loadfile $(ARGS) || $(NONE_FOUND)
+	$(PYTEST) -m alone $(ARGS) || $(NONE_FOUND)
+
+test-clients: setup ## Run the tests with real clients (installs them under build/clients)
+	$(BIN)/python -m pytest test/clients $(ARGS)
 
 test-faults: setup ## Run the fault tests and print their figures (FAULTS=full: as promised, longer)
 	PYFUNCSERVER_FAULTS=$(FAULTS) $(BIN)/python -m pytest test/faults $(ARGS)
@@ -125,6 +135,7 @@ bench: setup ## Time single requests to the daemon (pytest-benchmark)
 # They need wrk and h2load. ARGS="--rounds 3 --seconds 2 --sizes small" makes them shorter.
 bench-http: ## Beside Merlin's server, mlflow models serve and a bare uvicorn, over HTTP
 bench-grpc: ## Beside Merlin's server and a bare grpcio, over UPI
+bench-v2: ## Beside KServe's SDK and MLServer, over V2's gRPC, typed and raw
 bench-peers: ## Beside all model servers that PyPI has (installs them under build/bench)
 bench-batching: ## With batches and without
 bench-workers: ## Two workers beside one

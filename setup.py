@@ -42,15 +42,19 @@ CORE = [
 EXTRAS = {
     # The public UPI messages. Where they are installed the server uses them, not its own copy.
     "upi": ["caraml-upi-protos>=0.3.1"],
+    # Parquet in MLflow's scoring protocol; full MLflow, since 2.0, brings it along.
+    "parquet": ["pyarrow>=10"],
     # mypy and ruff are held to a minor version: the next one finds, and formats, other things.
     "dev": [
         "h2>=4.1",
         "hypothesis>=6.100",
         "import-linter>=2.0",
         "mypy~=2.4",
+        "openapi-spec-validator>=0.7",
         "pytest>=8.0",
         "pytest-benchmark>=4.0",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.5",
         "ruff~=0.17.5",
         "scikit-learn>=1.3",
         "types-grpcio>=1.0",
@@ -80,7 +84,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["pyfuncserver", "pyfuncserver.*"]),
-    package_data={"pyfuncserver": ["py.typed", "codec/*.binpb"]},
+    package_data={"pyfuncserver": ["py.typed", "codec/*.binpb", "protocol/rest/assets/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=CORE,
     extras_require=EXTRAS,

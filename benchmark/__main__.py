@@ -17,6 +17,7 @@ from benchmark import (
     peers,
     shares,
     start,
+    v2_grpc,
     workers,
 )
 from benchmark.comparison import Effort
@@ -25,6 +26,7 @@ from benchmark.payloads import SIZES
 BENCHMARKS: dict[str, Callable[[Effort, list[str]], None]] = {
     "http": http_echo.run,
     "grpc": lambda effort, _: grpc_echo.run(effort),
+    "v2": v2_grpc.run,
     "peers": peers.run,
     "batching": lambda effort, _: batching.run(effort),
     "workers": lambda effort, _: workers.run(effort),

@@ -68,6 +68,19 @@ def v2(size_bytes: int) -> bytes:
     return _json({"inputs": [tensor]})
 
 
+def v2_typed(size_bytes: int) -> bytes:
+    """The same tensor over gRPC, as the datatype's own field: packed, so byte for byte as raw."""
+    values = _doubles(size_bytes)
+    contents = _field(5, _field(7, values))
+    return _field(1, b"echo") + _field(5, _tensor_head(len(values) // 8) + contents)
+
+
+def v2_raw(size_bytes: int) -> bytes:
+    """The same tensor over gRPC, raw."""
+    values = _doubles(size_bytes)
+    return _field(1, b"echo") + _field(5, _tensor_head(len(values) // 8)) + _field(7, values)
+
+
 def iris(_size_bytes: int) -> bytes:
     """One flower; a forest's work does not depend on which."""
     flower = {
@@ -109,6 +122,12 @@ def has_same_table(request: bytes, answer: bytes) -> bool:
     return _first_field(request) == _first_field(answer)
 
 
+def has_same_doubles(request: bytes, answer: bytes) -> bool:
+    """Tell whether an answer holds the tensor that a V2 request over gRPC ends with."""
+    start = request.index(_doubles(0))  # the first values are the same in every size
+    return request[start:] in answer
+
+
 def _data_of(request: dict[str, Any]) -> Any:
     if "inputs" in request:
         return [tensor["data"] for tensor in request["inputs"]]
@@ -127,6 +146,16 @@ def _leaves(tree: Any) -> Iterator[Any]:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _doubles(size_bytes: int) -> bytes:
+    """Give at least two doubles, little-endian, and so many that a message is about so long."""
+    count = max(2, (size_bytes - 28) // 8)
+    return struct.pack(f"<{count}d", *(row(number)[2] for number in range(count)))
+
+
+def _tensor_head(count: int) -> bytes:
+    return _field(1, b"x") + _field(2, b"FP64") + _field(3, _varint(count))
 
 
 def _upi_row(number: int) -> bytes:

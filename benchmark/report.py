@@ -13,7 +13,10 @@ from benchmark.comparison import Row
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
-ORDER = ("http", "grpc", "peers", "batching", "workers", "shares", "heap", "memory", "start")
+ORDER = (
+    *("http", "grpc", "v2", "peers", "batching"),
+    *("workers", "shares", "heap", "memory", "start"),
+)
 FIRST_MARK, LAST_MARK = "<!-- results: made by the benchmarks -->", "<!-- end of results -->"
 OURS_COLOUR, PEER_COLOUR, LIMIT_COLOUR = "#1f6f8b", "#b9b9b9", "#e0c48c"
 

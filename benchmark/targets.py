@@ -16,6 +16,7 @@ from benchmark.payloads import Body, IsEchoed
 
 V1_PATH = "/v1/models/model-1:predict"
 V2_PATH = "/v2/models/echo/infer"
+V2_GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 UPI_PATH = "/caraml.upi.v1.UniversalPredictionService/PredictValues"
 
 
@@ -160,6 +161,49 @@ RAY = Target(
 LITSERVE = Target(
     "LitServe", ("{bin}/python", "{servers}/litserve_echo.py", "{port}"), "litserve", "/predict"
 )
+
+
+def _raw(target: Target) -> Target:
+    return replace(target, name=f"{target.name}, raw", body=payloads.v2_raw)
+
+
+_V2_GRPC = Target(
+    "",
+    (),
+    "",
+    V2_GRPC_PATH,
+    body=payloads.v2_typed,
+    is_echoed=payloads.has_same_doubles,
+    is_grpc=True,
+)
+PLAIN_V2_GRPC = replace(
+    _V2_GRPC,
+    name="pyfuncserver",
+    command=_PYFUNC,
+    environment=OURS,
+    env={**_over_upi(PLAIN).env, "CARAML_MODEL_FULL_NAME": "echo"},
+    model="echo",
+)
+PLAIN_V2_GRPC_RAW = _raw(PLAIN_V2_GRPC)
+KSERVE_V2_GRPC = replace(
+    _V2_GRPC,
+    name="KServe SDK",
+    command=(
+        *("{bin}/python", "{servers}/kserve_v2_echo.py"),
+        *("--http_port={port2}", "--grpc_port={port}"),
+    ),
+    environment="kserve",
+)
+KSERVE_V2_GRPC_RAW = _raw(KSERVE_V2_GRPC)
+MLSERVER_V2_GRPC = replace(
+    _V2_GRPC,
+    name="MLServer, 1 process",
+    command=MLSERVER.command,
+    environment=MLSERVER.environment,
+    env={**MLSERVER.env, "MLSERVER_HTTP_PORT": "{port2}", "MLSERVER_GRPC_PORT": "{port}"},
+    model=MLSERVER.model,
+)
+MLSERVER_V2_GRPC_RAW = _raw(MLSERVER_V2_GRPC)
 
 ASGI_ECHO = Target(
     "bare uvicorn echo",

@@ -25,6 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pyfuncserver import seldon_names
 from pyfuncserver.errors import StartupError
 
 USAGE_STATUS = 2
@@ -121,6 +122,22 @@ class Config(BaseSettings):
         ge=0,
         le=65535,
     )
+    metrics_port: int | None = setting(
+        None,
+        "METRICS_PORT",
+        "A port for the metrics alone, which then are not on the HTTP port; a process of its own "
+        "serves it, whatever the workers do.",
+        PORT,
+        ge=0,
+        le=65535,
+    )
+    metrics_path: str = setting(
+        "/metrics",
+        "METRICS_PATH",
+        "The path of the metrics.",
+        "a path that begins with `/`",
+        pattern=r"^(/[A-Za-z0-9_.-]+)+$",
+    )
     grpc_port: int = setting(9000, "CARAML_GRPC_PORT", "gRPC port.", PORT, ge=0, le=65535)
     model_name: str = setting(
         "model", "CARAML_MODEL_NAME", "The model's name.", NAME, pattern=f"^{NAME_PATTERN}$"
@@ -148,7 +165,13 @@ class Config(BaseSettings):
         "a JSON object",
     )
     workers: int = setting(
-        1, "WORKERS", "Worker processes, for every protocol.", "1 to 512", ge=1, le=512
+        1,
+        "WORKERS",
+        "Worker processes, each for every protocol; so of Seldon's two numbers the greater counts, "
+        "and a 0 takes that protocol away.",
+        "1 to 512",
+        ge=1,
+        le=512,
     )
     model_loading: ModelLoading = setting(
         ModelLoading.AUTO,
@@ -167,6 +190,13 @@ class Config(BaseSettings):
         False,
         "ACCESS_LOG",
         "Log a line for each prediction that was answered well; failures are always logged.",
+        BOOLEAN,
+    )
+    filter_metrics_access_logs: bool = setting(
+        True,
+        "FILTER_METRICS_ACCESS_LOGS",
+        "Leave out of `ACCESS_LOG` what is no prediction; `false` logs a line for each probe, "
+        "scrape and question about the model over HTTP, too.",
         BOOLEAN,
     )
     grpc_options: dict[str, ChannelArgument] = setting(
@@ -285,6 +315,14 @@ class Config(BaseSettings):
         ge=1024,
         le=16_777_216,
     )
+    payload_passthrough: bool = setting(
+        False,
+        "PAYLOAD_PASSTHROUGH",
+        "Hand the model the bytes of each body as they came, in V1 and Seldon's REST, past its "
+        "signature; bytes or text that it answers are sent as they are. For plain and legacy "
+        "models.",
+        BOOLEAN,
+    )
     http_transport: HttpTransport = setting(
         HttpTransport.HTTPTOOLS,
         "HTTP_TRANSPORT",
@@ -328,6 +366,32 @@ class Config(BaseSettings):
         "Bearer tokens, one a line, of which predictions must bring one; probes and metrics need "
         "none. A renewed file is taken up without a restart.",
         "a path",
+    )
+    docs_enabled: bool = setting(
+        True,
+        "DOCS_ENABLED",
+        "Document the API, with the model's own columns, at `/docs` and `/openapi.json`.",
+        BOOLEAN,
+    )
+    ce_type: str = setting(
+        "io.kserve.inference.response",
+        "CE_TYPE",
+        "The type of the CloudEvents that answer CloudEvents.",
+        "any text",
+        min_length=1,
+    )
+    ce_source: str = setting(
+        "",
+        "CE_SOURCE",
+        "Their source; by default `io.kserve.inference.<full name>`.",
+        "a URI reference",
+    )
+    ce_merge: bool = setting(
+        False,
+        "CE_MERGE",
+        "Whether the subject and schema of a CloudEvent go back with its answer, too, as its "
+        "extensions do.",
+        BOOLEAN,
     )
     drain_delay_sec: float = setting(
         0,
@@ -416,6 +480,12 @@ class Config(BaseSettings):
         "Where the workers' metrics meet: made when missing; its `*.db` files are removed at "
         "start. By default a fresh private directory (where nothing else can be written, in "
         "`/dev/shm`), removed at exit. One that cannot be written is told and does no harm.",
+        "a path",
+    )
+    pidfile: str = setting(
+        "",
+        "PIDFILE",
+        "A file that holds the daemon's process id as long as it runs.",
         "a path",
     )
     ready_file: str = setting(
@@ -511,8 +581,10 @@ class Config(BaseSettings):
         *_: PydanticBaseSettingsSource,
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read flags, then variables; no files."""
-        return init_settings, Variables(settings_cls)
+        """Read flags, then variables, ours before Seldon's; no files."""
+        variables = Variables(settings_cls)
+        variables.env_vars = _with_seldons(variables.env_vars)
+        return init_settings, variables
 
     @property
     def full_name(self) -> str:
@@ -536,13 +608,26 @@ class Config(BaseSettings):
         return Protocol.UPI_V1 in self.protocol
 
     @property
+    def http_metrics_path(self) -> str | None:
+        """Give the path of the metrics on the HTTP port; None where they have another."""
+        return self.metrics_path if self.metrics_port is None else None
+
+    @property
+    def logs_pages(self) -> bool:
+        """Tell whether a line is logged for what is no prediction."""
+        return self.access_log and not self.filter_metrics_access_logs
+
+    @property
     def pushes_metrics(self) -> bool:
         return self.pushgateway_enabled and self.speaks_upi
 
     @property
     def needs_monitor(self) -> bool:
-        """Tell whether the workers leave anything to do: HTTP, where they speak none, or pushes."""
-        return self.pushes_metrics or not self.speaks_http
+        """Tell whether the workers leave anything to do.
+
+        HTTP, where they speak none; the metrics' own port; pushes.
+        """
+        return self.pushes_metrics or not self.speaks_http or self.metrics_port is not None
 
 
 def _parse_json(text: str) -> Any:
@@ -561,6 +646,8 @@ class Setting(NamedTuple):
     default: str
     allowed: str
     doc: str
+    seldons: tuple[seldon_names.Name, ...]
+    """Seldon's names for it."""
 
 
 def settings() -> list[Setting]:
@@ -574,9 +661,8 @@ def _describe(name: str, info: FieldInfo) -> Setting:
     variable, *others = (str(choice) for choice in alias.choices)
     extra = info.json_schema_extra
     assert isinstance(extra, dict)
-    return Setting(
-        name, variable, tuple(others), _shown(info), str(extra["allowed"]), info.description or ""
-    )
+    doc, seldons = info.description or "", tuple(seldon_names.names_of(name))
+    return Setting(name, variable, tuple(others), _shown(info), str(extra["allowed"]), doc, seldons)
 
 
 def _shown(info: FieldInfo) -> str:
@@ -599,12 +685,62 @@ def read(argv: list[str]) -> Config:
 
     Raises: StartupError with exit status 2 that names each bad setting, its value, what is allowed.
     """
-    flags = _parse_flags(argv)
+    flags, seldons = _parse_flags(argv)
     variables = {row.field: row.variable for row in settings()}
+    sources = {field: f"--{field}" for field in flags}
+    for field, meaning in seldon_names.meanings(seldons).items():
+        if field not in flags:
+            flags[field], sources[field] = meaning.value, meaning.flag
+    protocol = flags.get("protocol") or _set_by(os.environ, "protocol")[1]
+    left = seldon_names.protocols({**_seldons_of(os.environ), **seldons}, protocol or None)
+    if left is not None:
+        flags["protocol"], sources["protocol"] = left.value, left.source
     try:
         return Config(**{variables[field]: value for field, value in flags.items()})
     except ValidationError as error:
-        raise StartupError(_explain(error, flags), USAGE_STATUS) from None
+        raise StartupError(_explain(error, flags, sources), USAGE_STATUS) from None
+
+
+def _set_by(given: Mapping[str, str | None], field: str) -> tuple[str, str]:
+    """Give the variable of ours by which a setting is set, and its text; empty where it is not."""
+    row = next(row for row in settings() if row.field == field)
+    found = ((name, given.get(name) or "") for name in (row.variable, *row.aliases))
+    return next((pair for pair in found if pair[1]), ("", ""))
+
+
+def _with_seldons(given: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """Add, by our names, what Seldon's say where ours do not. Raises: StartupError"""
+    variables = {row.field: row.variable for row in settings()}
+    meanings = seldon_names.meanings(_seldons_of(given))
+    return {
+        **given,
+        **{
+            variables[field]: meaning.value
+            for field, meaning in meanings.items()
+            if not _set_by(given, field)[1]
+        },
+    }
+
+
+def _seldons_of(given: Mapping[str, str | None]) -> dict[str, str]:
+    return {name.variable: given.get(name.variable) or "" for name in seldon_names.NAMES}
+
+
+def contradictions(argv: list[str], environ: Mapping[str, str]) -> list[str]:
+    """Say, in a line each, which of Seldon's names have no effect since ours say something else.
+
+    Variables are compared with variables, and flags with flags, for a flag beats any variable.
+    """
+    flags, seldons = _parse_flags(argv)
+    lines = []
+    for meaning in seldon_names.meanings(_seldons_of(environ)).values():
+        name, text = _set_by(environ, meaning.field)
+        lines.append(seldon_names.contradiction(meaning, text, name) if text else None)
+    for meaning in seldon_names.meanings(seldons).values():
+        text = flags.get(meaning.field, "")
+        name = f"--{meaning.field}"
+        lines.append(seldon_names.contradiction(meaning, text, name) if text else None)
+    return [line for line in lines if line is not None]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -612,7 +748,8 @@ class _Parser(argparse.ArgumentParser):
         raise StartupError(f"{message}; see --help", USAGE_STATUS)
 
 
-def _parse_flags(argv: list[str]) -> dict[str, Any]:
+def _parse_flags(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Give what our flags say, by field, and what Seldon's do, by its variables."""
     parser = _Parser(
         prog="pyfuncserver",
         description="Serve an MLflow model over HTTP (KServe V1) and gRPC (caraml UPI v1).",
@@ -624,13 +761,25 @@ def _parse_flags(argv: list[str]) -> dict[str, Any]:
         annotation = Config.model_fields[row.field].annotation
         extra: dict[str, Any] = {"nargs": "?", "const": "true"} if annotation is bool else {}
         doc = f"{row.doc} {row.variable}; default {row.default}; {row.allowed}."
+        names = dict.fromkeys((f"--{row.field}", f"--{row.field.replace('_', '-')}"))
         parser.add_argument(
-            f"--{row.field}", help=doc.replace("%", "%%"), metavar=row.field.upper(), **extra
+            *names,
+            dest=row.field,
+            help=doc.replace("%", "%%"),
+            metavar=row.field.upper(),
+            **extra,
         )
-    return vars(parser.parse_args(argv))
+    for name in filter(lambda name: name.flag, seldon_names.NAMES):
+        extra = {"nargs": "?", "const": "1"} if name.is_switch else {}
+        doc = f"Seldon's name for what {name.field} says."
+        parser.add_argument(f"--{name.flag}", dest=name.variable, help=doc, **extra)
+    found = vars(parser.parse_args(argv))
+    seldons = {name.variable for name in seldon_names.NAMES} & found.keys()
+    return found, {variable: found.pop(variable) for variable in seldons}
 
 
-def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, flags: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """Say of each bad setting by which name it was set; ``sources`` names those of the flags."""
     rows = {row.field: row for row in settings()}
     names = {name: row for row in rows.values() for name in (row.field, row.variable, *row.aliases)}
     lines: dict[str, str] = {}
@@ -645,7 +794,7 @@ def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
             lines[row.field] = f"--{row.field} is required: {row.doc}"
             continue
         given = flags.get(row.field)
-        source = f"--{row.field}" if given is not None else _variable_in_use(row)
+        source = sources[row.field] if given is not None else _variable_in_use(row)
         raw = given if given is not None else os.environ.get(source, "")
         why = problem["msg"].removeprefix("Value error, ")
         lines[row.field] = (
@@ -655,9 +804,11 @@ def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
 
 
 def _variable_in_use(row: Setting) -> str:
-    return next(
-        (name for name in (row.variable, *row.aliases) if os.environ.get(name)), row.variable
-    )
+    own = _set_by(os.environ, row.field)[0]
+    if own:
+        return own
+    meanings = seldon_names.meanings(_seldons_of(os.environ))
+    return meanings[row.field].source if row.field in meanings else row.variable
 
 
 def _short(raw: str, limit: int = 120) -> str:
@@ -678,10 +829,17 @@ def table() -> str:
     """Render the settings as a Markdown table."""
     lines = ["| variable | flag | default | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
     lines += [
-        f"| `{row.variable}` | `--{row.field}` | {row.default} | {row.allowed} | {row.doc} |"
+        f"| `{row.variable}` | `--{row.field}` | {row.default} | {row.allowed} "
+        f"| {row.doc}{_seldons_shown(row)} |"
         for row in settings()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _seldons_shown(row: Setting) -> str:
+    shown = [f"`{name.variable}`" for name in row.seldons]
+    shown += [f"`--{name.flag}`" for name in row.seldons if name.flag]
+    return f" Seldon's: {', '.join(shown)}." if shown else ""
 
 
 def with_table(text: str) -> str:

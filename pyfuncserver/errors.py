@@ -9,12 +9,14 @@
     ├── NotReady                  not loaded yet, or draining
     ├── Unauthenticated           no bearer token, or an unknown one
     ├── TooLarge                  more bytes than a setting allows
+    ├── UnsupportedMediaType      a content type that the dialect does not read
     ├── Overloaded                as many wait as may
     ├── DeadlinePassed            the client's own deadline came before an answer
     ├── PredictionTimedOut        the model took longer than PREDICT_TIMEOUT_SEC
     ├── ClientGone                nobody is there to be answered
     ├── Unsupported               the model has no way to answer this protocol
     ├── ModelFailed               the model raised, or answered what cannot be sent
+    ├── LoadFailed                the model that was to be loaded again could not be
     ├── ModelStatus               the model chose the status itself (an HTTP error)
     ├── ModelAborted              the model ended the gRPC call itself (``context.abort``)
     └── InternalError             our own fault
@@ -46,11 +48,13 @@ class Kind(Enum):
     NOT_READY = ("not_ready", 503, "UNAVAILABLE")
     UNAUTHENTICATED = ("unauthenticated", 401, "UNAUTHENTICATED")
     TOO_LARGE = ("too_large", 413, "RESOURCE_EXHAUSTED")
+    UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415, "INVALID_ARGUMENT")
     OVERLOADED = ("overloaded", 429, "RESOURCE_EXHAUSTED")
     DEADLINE = ("deadline", 504, "DEADLINE_EXCEEDED")
     TIMEOUT = ("timeout", 504, "DEADLINE_EXCEEDED")
     CLIENT_GONE = ("client_gone", 499, "CANCELLED")
     UNSUPPORTED = ("unsupported", 501, "UNIMPLEMENTED")
+    LOAD_FAILED = ("load_failed", 500, "INTERNAL")
     MODEL_FAILED = ("model_failed", 500, "INTERNAL")
     MODEL_STATUS = ("model_status", 500, "UNKNOWN")
     MODEL_ABORTED = ("model_aborted", 500, "UNKNOWN")
@@ -124,6 +128,10 @@ class TooLarge(ServingError):
         super().__init__(f"{what} exceeds the limit of {limit} bytes ({setting})")
 
 
+class UnsupportedMediaType(ServingError):
+    kind = Kind.UNSUPPORTED_MEDIA_TYPE
+
+
 class Overloaded(ServingError):
     kind = Kind.OVERLOADED
     retry_after_s = 1
@@ -167,6 +175,15 @@ class ModelFailed(ServingError):
     def __init__(self, what: str, error_id: str) -> None:
         super().__init__(f"{what} (error id {error_id})")
         self.error_id = error_id
+
+
+class LoadFailed(ServingError):
+    """The log says why: what the model raised is not the client's."""
+
+    kind = Kind.LOAD_FAILED
+
+    def __init__(self) -> None:
+        super().__init__("The model could not be loaded again (see the log); the old one serves")
 
 
 class ModelStatus(ServingError):

@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from tornado.web import Application
 
 from pyfuncserver.config import Config
 from pyfuncserver.metrics import exposition, instruments
 from pyfuncserver.metrics.pusher import Pusher
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.ports import Ports
-from pyfuncserver.protocol.rest.app import application
+from pyfuncserver.protocol.rest.app import application, metrics_application
 from pyfuncserver.protocol.rest.front import HttpFront
 from pyfuncserver.protocol.rest.handler import Surroundings
 from pyfuncserver.protocol.rest.transport import choice
@@ -52,16 +56,8 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
 
     loop.add_reader(lifeline, lose_supervisor)
     beating = asyncio.ensure_future(beat())
-    front = None
-    if not config.speaks_http:
-        around = Surroundings(
-            model=Identity.of(config),
-            scoreboard=scoreboard,
-            slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
-        )
-        secured = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
-        transport = choice.transport(config, application(around), {}, secured)
-        front = HttpFront(transport, ports.http, Limits.of(config))
+    fronts = _fronts(config, ports, scoreboard)
+    for front in fronts:
         front.start()
     pusher = None
     if config.pushes_metrics:
@@ -76,7 +72,31 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
     await stopping.wait()
     if pusher is not None:
         await asyncio.to_thread(pusher.stop)
-    if front is not None:
+    for front in fronts:
         await front.drain(DRAIN_TIMEOUT_S, last=scoreboard.is_closing)
     beating.cancel()
     return 0
+
+
+def _fronts(config: Config, ports: Ports, scoreboard: Scoreboard) -> list[HttpFront]:
+    """Make what serves HTTP where the workers do not: their port, and that of the metrics."""
+    around = Surroundings(
+        model=Identity.of(config),
+        scoreboard=scoreboard,
+        slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
+        has_docs=config.docs_enabled,
+        metrics_path=config.http_metrics_path,
+        logs_all=config.logs_pages,
+    )
+    fronts = []
+    if not config.speaks_http:
+        fronts.append(_front(config, ports.http, application(around)))
+    if ports.metrics is not None:
+        there = replace(around, metrics_path=config.metrics_path)
+        fronts.append(_front(config, ports.metrics, metrics_application(there)))
+    return fronts
+
+
+def _front(config: Config, listener: socket.socket, served: Application) -> HttpFront:
+    secured = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
+    return HttpFront(choice.transport(config, served, {}, secured), listener, Limits.of(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ class Ports:
     """Listens; every process that serves HTTP accepts from it."""
     grpc: socket.socket | None
     """Bound and not listening: it keeps the number ours while workers come and go."""
+    metrics: socket.socket | None = None
+    """Listens, where the metrics have a port of their own."""
 
     @property
     def http_port(self) -> int:
@@ -29,21 +32,28 @@ class Ports:
     def grpc_port(self) -> int | None:
         return None if self.grpc is None else int(self.grpc.getsockname()[1])
 
+    @property
+    def metrics_port(self) -> int | None:
+        return None if self.metrics is None else int(self.metrics.getsockname()[1])
+
     def close(self) -> None:
-        self.http.close()
-        if self.grpc is not None:
-            self.grpc.close()
+        for opened in (self.http, self.grpc, self.metrics):
+            if opened is not None:
+                opened.close()
 
 
 def open_ports(config: Config) -> Ports:
     """Open what the configuration asks for. Raises: StartupError that names the port."""
-    http = _bind("CARAML_HTTP_PORT", config.http_port)
-    try:
+    with contextlib.ExitStack() as opened:
+        http = opened.enter_context(_bind("CARAML_HTTP_PORT", config.http_port))
         http.listen(BACKLOG)
-        return Ports(http, _reserve(config.grpc_port) if config.speaks_upi else None)
-    except BaseException:
-        http.close()
-        raise
+        metrics = None
+        if config.metrics_port is not None:
+            metrics = opened.enter_context(_bind("METRICS_PORT", config.metrics_port))
+            metrics.listen(BACKLOG)
+        ports = Ports(http, _reserve(config.grpc_port) if config.speaks_upi else None, metrics)
+        opened.pop_all()
+        return ports
 
 
 def _reserve(number: int) -> socket.socket:

@@ -53,7 +53,7 @@ class Reload(Enum):
     SUPERSEDED = "superseded"
 
 
-_DRAINING, _CLOSING, _MONITOR_BEAT, _GENERATION, _BOOT_FAILURES, _FIRST_COUNT = range(6)
+_DRAINING, _CLOSING, _MONITOR_BEAT, _GENERATION, _BOOT_FAILURES, _RELOADS, _FIRST_COUNT = range(7)
 _COUNTS: dict[Restart | Reload, int] = {
     event: number for number, event in enumerate([*Restart, *Reload], start=_FIRST_COUNT)
 }
@@ -104,6 +104,11 @@ class Scoreboard:
         return self._words[_BOOT_FAILURES]
 
     @property
+    def reloads_begun(self) -> int:
+        """Count the reloads that were taken up; each ends in one way of :class:`Reload`."""
+        return self._words[_RELOADS]
+
+    @property
     def is_ready(self) -> bool:
         """Tell whether a request that comes now would be answered."""
         return not self.is_draining and any(slot.is_serving for slot in self.slots())
@@ -124,6 +129,9 @@ class Scoreboard:
 
     def count(self, event: Restart | Reload) -> None:
         self._words[_COUNTS[event]] += 1
+
+    def count_reload(self) -> None:
+        self._words[_RELOADS] += 1
 
     def count_boot_failure(self) -> None:
         self._words[_BOOT_FAILURES] += 1

@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyfuncserver import config as configuration
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
     try:
         config = configuration.read(argv)
         logs.configure(config.log_level.value)
-        _warn(config)
+        _warn(config, argv)
         return _try_load(config) if config.dry_run else _serve(config)
     except StartupError as error:
         _say(str(error))
@@ -45,10 +47,31 @@ def _open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
 
 
-def _check_ready_file(path: str) -> None:
+def _check_file(name: str, path: str) -> None:
     target = Path(path)
     if path and (target.is_dir() or not os.access(target.absolute().parent, os.W_OK)):
-        raise StartupError(f"READY_FILE={path!r} cannot be written")
+        raise StartupError(f"{name}={path!r} cannot be written")
+
+
+@contextmanager
+def _pidfile(path: str) -> Iterator[None]:
+    """Keep the daemon's process id in a file, which somebody else may have put his in meanwhile."""
+    if not path:
+        yield
+        return
+    file, own = Path(path).absolute(), f"{os.getpid()}\n"
+    try:
+        file.write_text(own, encoding="ascii")
+    except OSError as error:
+        raise StartupError(f"PIDFILE={path!r} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        try:
+            if file.read_text(encoding="ascii") == own:
+                file.unlink()
+        except (OSError, ValueError) as error:
+            log.warning("PIDFILE=%s cannot be removed: %s", file, error)
 
 
 def _say(line: str) -> None:
@@ -56,7 +79,9 @@ def _say(line: str) -> None:
     sys.stderr.write(f"pyfuncserver: {line}\n")
 
 
-def _warn(config: Config) -> None:
+def _warn(config: Config, argv: Sequence[str] = ()) -> None:
+    for line in configuration.contradictions(list(argv), os.environ):
+        log.warning("%s", line)
     for name in configuration.unknown_variables(os.environ):
         log.warning("%s is not a setting of pyfuncserver and has no effect", name)
     if config.pushgateway_enabled and not config.speaks_upi:
@@ -66,14 +91,18 @@ def _warn(config: Config) -> None:
 
 
 def _serve(config: Config) -> int:
-    _check_ready_file(config.ready_file)
+    _check_file("READY_FILE", config.ready_file)
+    _check_file("PIDFILE", config.pidfile)
     tls.check(config.tls_cert, config.tls_key, config.tls_client_ca)
     tokens.check(config.token_file)
     sockets.raise_descriptor_limit()
     log.info(cgroups.limit_threads(os.environ, config.workers))
     ports = open_ports(config)
     scoreboard = Scoreboard(slots_of(config))
-    with directory.prepared(config.prometheus_multiproc_dir) as metrics_dir:
+    with (
+        directory.prepared(config.prometheus_multiproc_dir) as metrics_dir,
+        _pidfile(config.pidfile),
+    ):
         try:
             return Supervisor(config, ports, scoreboard, metrics_dir).run()
         finally:

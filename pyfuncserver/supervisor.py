@@ -211,6 +211,8 @@ class Supervisor:
         ports = [f"HTTP on {self._ports.http_port}"]
         if self._ports.grpc_port is not None:
             ports.append(f"gRPC on {self._ports.grpc_port}")
+        if self._ports.metrics_port is not None:
+            ports.append(f"metrics on {self._ports.metrics_port}")
         if not self._was_ready:
             log.info("%s is ready: %s", self._config.full_name, ", ".join(ports))
         self._was_ready = True
@@ -228,6 +230,7 @@ class Supervisor:
             "pid": os.getpid(),
             "http_port": self._ports.http_port,
             "grpc_port": self._ports.grpc_port,
+            "metrics_port": self._ports.metrics_port,
             "generation": self._current.number,
             "workers": sorted(worker.pid for worker in workers if worker.is_ready),
         }
@@ -267,9 +270,10 @@ class Supervisor:
             self._abandon_next()
         if not self._has_place_for_a_generation():  # the last one still drains
             return
-        self._wants_reload = False
         needed, available = self._bytes_of_a_load(), cgroups.memory_available_bytes()
         if available is not None and needed > available:
+            self._wants_reload = False
+            self._scoreboard.count_reload()
             self._scoreboard.count(Reload.REFUSED)
             log.error(
                 "reload refused: a second copy of the model takes about %d MB and %d MB are free; "
@@ -278,6 +282,8 @@ class Supervisor:
             )  # fmt: skip
             return
         self._next = self._load(is_reload=True)
+        self._wants_reload = False
+        self._scoreboard.count_reload()
         log.info(
             "loading generation %d beside generation %d", self._next.number, self._current.number
         )
@@ -372,7 +378,7 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._on_hangup()
+            self._ask_for_reload("SIGHUP")
         if number not in (signal.SIGTERM, signal.SIGINT):
             return
         name = signal.Signals(number).name
@@ -382,11 +388,11 @@ class Supervisor:
         log.info("%s: stopping", name)
         self._begin_to_stop(self._config.drain_delay_sec if self._fleet.has_ready else 0)
 
-    def _on_hangup(self) -> None:
+    def _ask_for_reload(self, who: str) -> None:
         if self._phase is not Phase.SERVING:
-            log.warning("SIGHUP: nothing is reloaded, the daemon is stopping")
+            log.warning("%s: nothing is reloaded, the daemon is stopping", who)
             return
-        log.info("SIGHUP: reloading %s", self._config.model_dir)
+        log.info("%s: reloading %s", who, self._config.model_dir)
         self._wants_reload = True
 
     def _hear_and_bury(self) -> None:
@@ -448,6 +454,8 @@ class Supervisor:
             self._on_ready(worker)
         elif event == "replace":
             worker.leaving = worker.leaving or Restart(report["reason"])
+        elif event == "reload":
+            self._ask_for_reload(f"a client of worker {worker.slot}")
 
     def _on_started(self, worker: Worker) -> None:
         self._show(worker)

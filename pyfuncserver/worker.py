@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 
-from pyfuncserver.codec import upi
+from pyfuncserver.codec import inference, upi
 from pyfuncserver.config import Config
 from pyfuncserver.errors import PredictionTimedOut, ServingError, StartupError
 from pyfuncserver.metrics import instruments
@@ -34,7 +34,9 @@ from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.ports import Ports
+from pyfuncserver.protocol.reloading import Reloader
 from pyfuncserver.protocol.rest.app import application, predictions
+from pyfuncserver.protocol.rest.cloudevents import Origin
 from pyfuncserver.protocol.rest.front import HttpFront
 from pyfuncserver.protocol.rest.handler import Surroundings
 from pyfuncserver.protocol.rest.transport import choice
@@ -47,6 +49,8 @@ from pyfuncserver.utils.tokens import Tokens
 log = logging.getLogger(__name__)
 
 STANDARD_ERROR = 2
+FAREWELL_S = 0.5
+"""So long before the end of a drain an answer in parts is cut, for its client to be told."""
 LONGEST_WARM_UP_S = 60.0
 """Where PREDICT_TIMEOUT_SEC does not say how long a prediction may take."""
 
@@ -79,6 +83,8 @@ def run(place: Place, runner: PyFuncRunner) -> int:
 
 class _Errand:
     """A job of our own for a model's one thread."""
+
+    needs_thread = False
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
@@ -123,7 +129,8 @@ class _Worker:
         self._http = None
         if config.speaks_http:
             self._http_lane = self._fixed_lane or self._lane(int(config.threads))
-            self._http = self._http_front(service(self._batching_lane or self._http_lane))
+            self._http_service = service(self._batching_lane or self._http_lane)
+            self._http = self._http_front(self._http_service)
         self._rpc = None
         if config.speaks_upi:
             from pyfuncserver.protocol.grpc_services import servicers  # only where gRPC is spoken
@@ -134,7 +141,12 @@ class _Worker:
                 service(
                     self._batching_lane or self._fixed_lane or self._lane(config.grpc_concurrency)
                 ),
-                servicers(config),
+                servicers(
+                    config,
+                    runner.description,
+                    Reloader(place.scoreboard, self._ask_for_reload),
+                    meters.count_feedback,
+                ),
                 config,
                 place.ports.grpc_port,
                 is_ready=lambda: place.scoreboard.is_ready,
@@ -189,6 +201,13 @@ class _Worker:
             service=service,
             tokens=self._tokens,
             description=self._runner.description,
+            reloader=Reloader(self._place.scoreboard, self._ask_for_reload),
+            origin=Origin.of(self._place.config),
+            has_docs=self._place.config.docs_enabled,
+            passes_payload=self._place.config.payload_passthrough,
+            count_feedback=self._meters.count_feedback,
+            metrics_path=self._place.config.http_metrics_path,
+            logs_all=self._place.config.logs_pages,
         )
         config = self._place.config
         transport = choice.transport(
@@ -301,6 +320,9 @@ class _Worker:
             self._is_leaving = True
             self._place.reports.send("replace", slot=self._place.slot, reason=reason.value)
 
+    def _ask_for_reload(self) -> None:
+        self._place.reports.send("reload", slot=self._place.slot)
+
     def _is_last(self) -> bool:
         return self._place.scoreboard.is_closing
 
@@ -308,15 +330,20 @@ class _Worker:
         timeout_s = self._place.config.drain_timeout_sec
         started = time.monotonic()
         drains = []
+        cuts: list[int] = []
         if self._http is not None:
             drains.append(self._http.drain(timeout_s, self._is_last()))
+            left_s = timeout_s - min(FAREWELL_S, timeout_s / 4)
+            asyncio.get_running_loop().call_later(
+                left_s, lambda: cuts.append(self._http_service.cut_streams())
+            )
         if self._rpc is not None:
             drains.append(asyncio.to_thread(self._rpc.drain, timeout_s, self._is_last))
         ends = await asyncio.gather(*drains, return_exceptions=True)
         for error in ends:
             if isinstance(error, BaseException):
                 log.error("a drain has failed", exc_info=error)
-        is_clean = all(end is True for end in ends)
+        is_clean = all(end is True for end in ends) and not any(cuts)
         took_s = time.monotonic() - started
         if is_clean:
             log.info("drained in %.2f s", took_s)
@@ -350,4 +377,6 @@ def preload(config: Config) -> None:
     """
     if config.speaks_upi:
         import_module("pyfuncserver.protocol.rpc.front")  # grpc starts nothing when imported
+        import_module("pyfuncserver.protocol.grpc_services")
         upi.messages()
+        inference.messages()

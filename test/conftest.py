@@ -103,3 +103,16 @@ def cpu_group() -> Iterator[Group]:
     """Give a control group whose processor time can be limited; skips where none can be made."""
     with made(CpuGroup, "cpu") as group:
         yield group
+
+
+@pytest.fixture(scope="session")
+def save_seldon(save_model: Save) -> Callable[[str], Path]:
+    """Give `save_seldon(name)`, which returns the directory of a model of `seldon_models.py`."""
+
+    def how(name: str, path: Path) -> Path:
+        import seldon_models
+
+        saved: Path = getattr(seldon_models, f"save_{name}")(path)
+        return saved
+
+    return lambda name: save_model(f"seldon-{name}", lambda _, path: how(name, path))

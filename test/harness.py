@@ -39,7 +39,11 @@ POLL_INTERVAL_S = 0.02
 LOG_LINES_SHOWN = 60
 
 # What the caller's shell has set for a server of its own must not reach the one under test.
-_FOREIGN_NAMES = {name for row in settings() for name in (row.variable, *row.aliases)} | {
+_FOREIGN_NAMES = {
+    name
+    for row in settings()
+    for name in (row.variable, *row.aliases, *(seldon.variable for seldon in row.seldons))
+} | {
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -178,6 +182,7 @@ class Daemon:
             self.full_name = env.get("CARAML_MODEL_FULL_NAME") or name
         self.http_port = 0
         self.grpc_port: int | None = None
+        self.metrics_port: int | None = None
 
     def __enter__(self) -> Daemon:
         # A session of its own: signals to the test run do not reach it, and what it leaves
@@ -365,6 +370,7 @@ class Daemon:
         assert answer is not None
         self.http_port = answer["http_port"]
         self.grpc_port = answer["grpc_port"]
+        self.metrics_port = answer["metrics_port"]
 
     def _read_ready_file(self) -> dict[str, Any] | None:
         try:

@@ -42,7 +42,7 @@ def dumps(value: Any) -> bytes:
     Raises: TypeError or ValueError that names what JSON cannot hold.
     """
     try:
-        return orjson.dumps(value, default=_simplify)
+        return orjson.dumps(value, default=simplify)
     except TypeError:
         # orjson refuses numbers beyond 64 bits, keys that are no strings, lone surrogates and deep
         # nesting, all of which JSON can hold; and it does not name what it could not write.
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
         }
     if type(value) is np.ndarray:
         return [_plain(item) for item in value] if value.ndim else _plain(value[()])
-    return _plain(_simplify(value))
+    return _plain(simplify(value))
 
 
 def _key(key: Any) -> str:
@@ -114,7 +114,7 @@ def _key(key: Any) -> str:
 
 
 @singledispatch
-def _simplify(value: Any) -> Any:
+def simplify(value: Any) -> Any:
     """Turn a value that orjson does not know into one that it does, by one step."""
     if value is pd.NA:
         return None
@@ -123,66 +123,66 @@ def _simplify(value: Any) -> Any:
     raise TypeError(f"type {type(value).__name__} is not JSON serializable")
 
 
-@_simplify.register
+@simplify.register
 def _timedelta(value: datetime.timedelta) -> str | None:
     return None if value is pd.NaT else str(pd.Timedelta(value).isoformat())
 
 
-@_simplify.register
+@simplify.register
 def _datetime(value: datetime.datetime) -> str | None:  # pandas.Timestamp and NaT among them
     return None if value is pd.NaT else value.isoformat()
 
 
-@_simplify.register(bytes)
-@_simplify.register(bytearray)
-@_simplify.register(memoryview)
+@simplify.register(bytes)
+@simplify.register(bytearray)
+@simplify.register(memoryview)
 def _binary(value: bytes | bytearray | memoryview) -> dict[str, str]:
     return {"b64": base64.b64encode(value).decode("ascii")}
 
 
-@_simplify.register
+@simplify.register
 def _decimal(value: decimal.Decimal) -> float:
     return float(value)
 
 
-@_simplify.register(set)
-@_simplify.register(frozenset)
+@simplify.register(set)
+@simplify.register(frozenset)
 def _set(value: set[Any] | frozenset[Any]) -> list[Any]:
     return list(value)
 
 
-@_simplify.register
+@simplify.register
 def _mapping(value: Mapping) -> dict[Any, Any]:  # type: ignore[type-arg]  # needs the bare class
     return dict(value)
 
 
-@_simplify.register
+@simplify.register
 def _frame(value: pd.DataFrame) -> list[dict[str, Any]]:
     names = [_key(name) for name in value.columns]
     if len(set(names)) < len(names):
         raise ValueError("two columns of a frame have one name, so its records would lose one")
-    return [dict(zip(names, row, strict=True)) for row in _rows(value)]
+    return [dict(zip(names, row, strict=True)) for row in rows_of(value)]
 
 
 _FEW = 64
 """Up to so many rows, making a Series of each column costs more than what is in them."""
 
 
-def _rows(value: pd.DataFrame) -> Iterable[Sequence[Any]]:
+def rows_of(value: pd.DataFrame) -> Iterable[Sequence[Any]]:
     if len(value) <= _FEW and len(value.columns):
         rows: list[list[Any]] = value.to_numpy(dtype=object).tolist()
         return rows
     return zip(*[column.tolist() for _, column in value.items()], strict=True)
 
 
-@_simplify.register(pd.Series)
-@_simplify.register(pd.Index)
-@_simplify.register(pd.api.extensions.ExtensionArray)
+@simplify.register(pd.Series)
+@simplify.register(pd.Index)
+@simplify.register(pd.api.extensions.ExtensionArray)
 def _series(value: Any) -> list[Any]:
     return list(value.tolist())
 
 
-@_simplify.register(np.ndarray)
+@simplify.register(np.ndarray)
 def _array(value: np.ndarray[Any, Any]) -> Any:
     """Give an array as text where orjson writes it right, else as nested lists.
 
@@ -191,7 +191,7 @@ def _array(value: np.ndarray[Any, Any]) -> Any:
     if type(value) is not np.ndarray:  # a matrix never has fewer than two dimensions
         return value.tolist()
     if value.ndim == 0:
-        return _simplify(value[()])
+        return simplify(value[()])
     if value.dtype.kind in "biuf" and value.flags.c_contiguous and value.dtype.isnative:
         try:
             return orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -210,7 +210,7 @@ def _date(value: np.datetime64 | np.timedelta64) -> str | None:
     return str(pd.Timestamp(value).isoformat())
 
 
-@_simplify.register
+@simplify.register
 def _scalar(value: np.generic) -> Any:
     if isinstance(value, np.datetime64 | np.timedelta64):
         return _date(value)

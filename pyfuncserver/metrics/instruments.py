@@ -106,6 +106,24 @@ class Instruments:
             "Batches that failed and were run again, call by call.",
             registry=None,
         )
+        self.parts = Counter(
+            "pyfuncserver_stream_parts",
+            "Parts of streamed answers handed over by the model, by dialect.",
+            ("dialect",),
+            registry=None,
+        )
+        self.feedback = Counter(
+            "pyfuncserver_feedback",
+            "Feedback that was taken, which tells what became of predictions.",
+            registry=None,
+        )
+        self.reward = Counter(
+            "pyfuncserver_feedback_reward",
+            "Rewards that feedback has brought, added up by their sign; what both give together "
+            "is positive less negative.",
+            ("sign",),
+            registry=None,
+        )
         self.refusals = Counter(
             "pyfuncserver_http_refusals",
             "HTTP requests refused before it was known what they ask for, by status code.",
@@ -119,3 +137,9 @@ class Instruments:
             multiprocess_mode="livemax",
             registry=None,
         )
+
+    def count_feedback(self, reward: float) -> None:
+        """Count a feedback, and its reward: a counter only grows, so there is one for each sign."""
+        self.feedback.inc()
+        if reward:
+            self.reward.labels("positive" if reward > 0 else "negative").inc(abs(reward))

@@ -39,6 +39,7 @@ class Meters:
         self._on_loop, self._on_thread = (
             _value(instruments.predictions.labels(dialect, where.value)) for where in Where
         )
+        self._parts = _value(instruments.parts.labels(dialect))
         self._answered = _ByLabel(lambda status: instruments.requests.labels(dialect, status))
         self._errors = _ByLabel(lambda kind: instruments.errors.labels(dialect, kind))
 
@@ -67,6 +68,10 @@ class Meters:
         """Count one that did not have to wait."""
         with LOCK:
             self._wait.add_none()
+
+    def note_part(self) -> None:
+        """Count a part of a streamed answer."""
+        self._parts.inc(1.0)
 
     def settle(
         self, status: int | str, failure: str | None, ran: tuple[Where, float] | None

@@ -30,7 +30,11 @@ def untyped(key: str, data: Any) -> Array | Arrays | None:
     else:
         columns = (columns_of(data) if key == ROWS else None) or {}
         found = {name: _plain_array(values) for name, values in columns.items()}
-    return _complete(found)
+    return None if found.keys() == _BINARY else _complete(found)
+
+
+_BINARY = {"b64"}
+"""What may be a binary value, and no row; see ``binary.py``."""
 
 
 def _is_list(data: Any) -> bool:

@@ -17,9 +17,12 @@ from pyfuncserver.model.call import Answer, Call, Predictions
 from pyfuncserver.model.plain import Prepared
 from pyfuncserver.model.pyfunc import failure_of
 from pyfuncserver.model.rows import NotByRow, Rows, is_by_row, rows_of, split, stacked, takes_rows
+from pyfuncserver.model.streaming import whole
 from pyfuncserver.utils import logs
 
 log = logging.getLogger(__name__)
+
+_UNPREPARED = Prepared(None, None)
 
 
 class Member(Protocol):
@@ -45,6 +48,9 @@ class Member(Protocol):
 
     def answer(self, make: Callable[[], Answer]) -> None:
         """Have the answer that this gives, or the ServingError that it raises."""
+
+    def stream(self, call: Call, beat: Callable[[], None]) -> None:
+        """Be answered part by part, and ``beat`` whenever the model has made one."""
 
     def finish(self) -> None:
         """Tell of it, when its place is free for the next."""
@@ -94,13 +100,16 @@ class Batcher:
         if opened is None:
             return False
         ticket.call, ticket.prepared = opened
-        if self._may_share:
+        if self._may_share and ticket.call.parts is None:
             ticket.rows = self._rows(ticket.call, ticket.prepared)
         return True
 
-    def run_alone(self, ticket: Ticket) -> None:
-        """Answer one call, as if there were no batches."""
-        ticket.member.answer(partial(self._answer, ticket))
+    def run_alone(self, ticket: Ticket, beat: Callable[[], None]) -> None:
+        """Answer one call, as if there were no batches; see :meth:`Member.stream`."""
+        if ticket.call.parts is None:
+            ticket.member.answer(partial(self._answer, ticket))
+        else:
+            ticket.member.stream(ticket.call, beat)
 
     def run_together(self, tickets: Sequence[Ticket]) -> bool:
         """Answer them by one call of the model; False where each has to be run alone, unanswered.
@@ -129,6 +138,8 @@ class Batcher:
         return True
 
     def _prepare(self, call: Call) -> Prepared:
+        if call.parts is not None:  # it runs as a whole, and alone
+            return _UNPREPARED
         with _Blaming(call):
             return self._model.prepare(call)
 
@@ -139,7 +150,7 @@ class Batcher:
     def _answer(self, ticket: Ticket) -> Answer:
         started = time.monotonic()
         with _Blaming(ticket.call):
-            value = self._model.invoke(ticket.prepared)
+            value = whole(self._model.invoke(ticket.prepared))
         if ticket.rows is not None:
             self._size.observe(ticket.rows.length, time.monotonic() - started)
         return Predictions(value, ticket.call)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from pyfuncserver.errors import Overloaded
 from pyfuncserver.metrics.instruments import Instruments
@@ -30,6 +31,8 @@ class _Turn:
     """What one thread does at a time, as a :class:`Lane`'s job: gather a batch, and run it."""
 
     __slots__ = ("_batching", "is_over", "is_running", "opened", "opening", "tickets")
+
+    needs_thread = False
 
     def __init__(self, batching: BatchingLane) -> None:
         self._batching = batching
@@ -123,6 +126,9 @@ class BatchingLane:
                 self._assembly.discard(ticket)
             return True
 
+    def restart(self, member: Member) -> None:
+        """Do nothing: a turn counts the time of what it runs."""
+
     def run(self, turn: _Turn) -> None:
         """Gather a batch and run it; a turn's thread calls it."""
         while isinstance(step := self._next_step(turn), Ticket):
@@ -132,7 +138,7 @@ class BatchingLane:
         tickets = [ticket for ticket in turn.tickets if ticket.member.begin()]
         self._note(step, tickets)
         if len(tickets) == 1:
-            self._batcher.run_alone(tickets[0])
+            self._batcher.run_alone(tickets[0], partial(self._lane.restart, turn))
         elif tickets and not self._batcher.run_together(tickets):
             self._put_back(turn, tickets)
 

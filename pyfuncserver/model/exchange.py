@@ -8,7 +8,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from typing import Protocol, TypeVar
@@ -21,11 +22,16 @@ from pyfuncserver.errors import (
     ServingError,
     UnknownModel,
 )
-from pyfuncserver.metrics.meters import THREAD, Meters, Where
-from pyfuncserver.model.call import Answer, Call, Dialect, ModelRunner, Reply, Request
+from pyfuncserver.metrics.meters import LOOP, THREAD, Meters, Where
+from pyfuncserver.model.call import Answer, Call, Dialect, ModelRunner, Parts, Reply, Request
+from pyfuncserver.model.pipe import Pipe
 from pyfuncserver.utils import logs
 
 log = logging.getLogger(__name__)
+
+OK = 200
+BEAT_S = 1.0
+"""So often a stream that waits for its client tells that it is not the model who is slow."""
 
 T = TypeVar("T")
 Outcome = tuple[Reply, ServingError | None]
@@ -38,11 +44,13 @@ class Stage(Enum):
     NEW = 0
     WAITING = 1
     RUNNING = 2
-    SETTLED = 3
+    STREAMING = 3
+    """Its reply has been delivered, and goes on."""
+    SETTLED = 4
 
 
 # An Enum's members cost a search each time before Python 3.12.
-NEW, WAITING, RUNNING, SETTLED = Stage
+NEW, WAITING, RUNNING, STREAMING, SETTLED = Stage
 
 
 class Entrance(Protocol):
@@ -58,6 +66,8 @@ class Entrance(Protocol):
 
     def forget(self, job: Exchange, /) -> bool: ...
 
+    def restart(self, job: Exchange, /) -> None: ...
+
 
 @dataclass(slots=True)
 class Desk:
@@ -68,6 +78,8 @@ class Desk:
     meters: Meters
     logs_all: bool
     """Whether a line is logged for what was answered well, too."""
+    streams: set[Exchange] = field(default_factory=set)
+    """Those whose replies go on."""
 
 
 class Exchange:
@@ -76,12 +88,13 @@ class Exchange:
     Whatever comes first settles it: an answer, a refusal, the client's end, a deadline or a time
     limit. It is counted, logged and delivered then, and what comes later is dropped.
 
-    ``deliver`` gets the reply; it may be changed until the request has entered the lane.
+    ``deliver`` gets the reply; it may be changed until the request has entered the lane. A reply in
+    parts is delivered with the first one, and what settles the exchange ends it.
     """
 
     __slots__ = (
         "_arrived_at", "_began_at", "_desk", "_ended_at", "_lock", "_outcome", "_request",
-        "_runner", "_stage", "_where", "deliver",
+        "_runner", "_stage", "_stream", "_where", "deliver", "needs_thread",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +115,8 @@ class Exchange:
         self._began_at: float | None = None
         self._ended_at: float | None = None
         self._outcome: Outcome | None = None
+        self._stream: _Stream | None = None
+        self.needs_thread = False
         desk.meters.arrive()
 
     def enter(self) -> None:
@@ -144,7 +159,7 @@ class Exchange:
 
     def run(self, where: Where) -> None:
         """Hand the request to the model, unless it is settled. See :class:`Lane`."""
-        if not self._begin():
+        if self._stage is not RUNNING and not self._begin():
             return
         self._where = where
         reply = self._attempt(self._predict)
@@ -206,6 +221,13 @@ class Exchange:
         if reply is not None:
             self._outcome = reply, None
 
+    def stream(self, call: Call, beat: Callable[[], None]) -> None:
+        """Be answered part by part; ``beat`` is called whenever the model has made one."""
+        assert call.parts is not None
+        reply = self._attempt(partial(self._flow, call, call.parts, beat))
+        if reply is not None:
+            self._outcome = reply, None
+
     def _is_due_for_the_client(self) -> bool:
         """Tell whether a client that goes now does so at its deadline, which it sees before us.
 
@@ -248,10 +270,57 @@ class Exchange:
         self._outcome = self._desk.dialect.error(failure), failure
         return None
 
-    def _predict(self) -> Reply:
+    def _predict(self) -> Reply | None:
         assert self._runner is not None
         self._began_at = self._start()
-        return self._encoded(self._runner.predict(self._desk.dialect.decode(self._request)))
+        call = self._desk.dialect.decode(self._request)
+        if call.parts is None:
+            return self._encoded(self._runner.predict(call))
+        self.needs_thread = True
+        if self._where is LOOP:
+            return None
+        return self._flow(call, call.parts, partial(self._desk.lane.restart, self))
+
+    def _flow(self, call: Call, parts: Parts, beat: Callable[[], None]) -> Reply | None:
+        """Hand over what the model makes, no faster than the client reads.
+
+        Give the reply that ends it, or None where it has been settled meanwhile.
+        """
+        assert self._runner is not None
+        stream = _Stream(parts)
+        with closing(self._runner.stream(call)) as chunks:
+            for chunk in chunks:
+                part = parts.part(chunk)
+                if time.monotonic() >= self._request.deadline:
+                    raise DeadlinePassed
+                if not self._open_stream(stream):
+                    return None
+                stream.pipe.put(part)
+                self._desk.meters.note_part()
+                if not self._is_read(stream.pipe, beat):
+                    return None
+        return stream.end(None) if self._open_stream(stream) else None
+
+    def _open_stream(self, stream: _Stream) -> bool:
+        """Deliver the reply, unless that has been done; False where it is settled."""
+        with self._lock:
+            if self._stage is not RUNNING:
+                return self._stage is STREAMING
+            self._stage, self._stream, deliver = STREAMING, stream, self.deliver
+            self._desk.streams.add(self)
+        deliver(stream.beginning())
+        return True
+
+    def _is_read(self, pipe: Pipe, beat: Callable[[], None]) -> bool:
+        """Wait for the client to read; False where the stream has ended meanwhile.
+
+        That is not the model's time, which begins anew.
+        """
+        limit_s = self._desk.lane.limit_s
+        while not pipe.wait_for_room(min(BEAT_S, limit_s / 2) if limit_s else BEAT_S):
+            beat()
+        beat()
+        return not pipe.is_ended
 
     def _encoded(self, answer: Answer) -> Reply:
         reply = self._desk.dialect.encode(answer)
@@ -281,7 +350,9 @@ class Exchange:
             stage, self._stage = self._stage, SETTLED
         if stage is SETTLED:
             return False
-        if failure is not None and failure.retry_after_s is not None:
+        if stage is STREAMING:
+            reply = self._end_stream(failure)
+        elif failure is not None and failure.retry_after_s is not None:
             reply = replace(reply, retry_after_s=failure.retry_after_s)
         try:
             if stage is WAITING:
@@ -290,6 +361,13 @@ class Exchange:
         finally:
             self.deliver(reply)
         return True
+
+    def _end_stream(self, failure: ServingError | None) -> Reply:
+        """Give the last part in the place of a reply, for a reply has been delivered."""
+        assert self._stream is not None
+        self._desk.streams.discard(self)
+        self.deliver = self._stream.take_end
+        return self._stream.end(failure)
 
     def _count(self, reply: Reply, failure: ServingError | None) -> None:
         desk, began_at = self._desk, self._began_at
@@ -304,3 +382,26 @@ class Exchange:
             (now - (began_at or self._arrived_at)) * 1000,
             "" if failure is None else f": {failure}",
         )  # fmt: skip
+
+
+class _Stream:
+    """A reply that goes on: how its parts are written, and what takes them to the client."""
+
+    __slots__ = ("_parts", "pipe")
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.pipe = Pipe()
+
+    def beginning(self) -> Reply:
+        parts = self._parts
+        return Reply(
+            b"", OK, content_type=parts.content_type, headers=parts.headers, stream=self.pipe
+        )
+
+    def end(self, failure: ServingError | None) -> Reply:
+        """Give the last part; the status is that of the beginning, whatever has failed."""
+        return Reply(self._parts.end() if failure is None else self._parts.error(failure), OK)
+
+    def take_end(self, reply: Reply) -> None:
+        self.pipe.end(reply.body)

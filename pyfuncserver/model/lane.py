@@ -28,6 +28,7 @@ from pyfuncserver.model.pace import Pace
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 1.0
 TURN_S = 0.005
 """So long the loop runs what has waited for threads, before others have their turn."""
 
@@ -35,8 +36,14 @@ TURN_S = 0.005
 class Job(Protocol):
     """What a lane runs; an object is one job. None of these raises."""
 
+    needs_thread: bool
+    """It has shown while it ran that it may last, since it streams; it says nothing of others."""
+
     def run(self, where: Where) -> None:
-        """Do the work, on the thread that the lane has for it."""
+        """Do the work, on the thread that the lane has for it.
+
+        On the loop, what needs a thread is left; then this is called again, on a thread.
+        """
 
     def finish(self) -> None:
         """Tell of it, on the same thread, when the job's place is free for the next."""
@@ -180,11 +187,38 @@ class Lane:
         finally:
             _set_running_loop(loop)
             with self._lock:
-                del self._running[job]
+                if not job.needs_thread:
+                    del self._running[job]
                 self._pace.note_on_loop(time.monotonic() - began)
                 if self._waiting:
                     self._find_thread()
-        job.finish()
+        if job.needs_thread:
+            self._set_apart(job)
+        else:
+            job.finish()
+
+    def _set_apart(self, job: Job) -> None:
+        """Run a job on a thread of its own, in the place that it has; the loop calls it."""
+        name = f"predict-{next(self._numbers)}"
+        try:
+            threading.Thread(target=self._serve_one, args=(job,), name=name, daemon=True).start()
+        except RuntimeError as error:
+            log.error("no thread for a prediction, which is tried again: %s", error)
+            assert self._loop is not None
+            self._loop.call_later(RETRY_S, self._set_apart, job)
+
+    def _serve_one(self, job: Job) -> None:
+        try:
+            job.run(THREAD)
+        except BaseException:
+            log.exception("a job raised what it should have answered")
+        with self._lock:
+            del self._running[job]
+            self._find_thread()
+        try:
+            job.finish()
+        except BaseException:
+            log.exception("a job raised when it should have told of its end")
 
     def _catch_up(self) -> None:
         """Run what waits since before jobs were short; called by the loop."""
@@ -276,7 +310,7 @@ class Lane:
             began = self._running.pop(job, None)
             if began is None:
                 return False
-            if self._loop is not None:
+            if self._loop is not None and not job.needs_thread:
                 self._pace.note_on_thread(time.monotonic() - began)
                 if self._pace.is_short:
                     self._find_thread()

@@ -5,17 +5,20 @@ The two halves are apart, so that the inputs of several calls can be put togethe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pyfuncserver.codec import upi
-from pyfuncserver.errors import InvalidInput
+from pyfuncserver.errors import InvalidInput, Unsupported
+from pyfuncserver.model import binary, scoring, seldon, tensors
 from pyfuncserver.model.call import Call, Form
-from pyfuncserver.model.rectangle import COLUMNS, ROWS, TABLE
-from pyfuncserver.model.refusal import is_refusal, public_message, unreadable_column
+from pyfuncserver.model.rectangle import COLUMNS, RECORDS, ROWS, SPLIT, TABLE
+from pyfuncserver.model.refusal import is_conversion, is_refusal, public_message, unreadable_column
 from pyfuncserver.model.route import Params, route_of
-from pyfuncserver.model.shortcut import Shortcut, no_shortcut, shortcut_of
+from pyfuncserver.model.shortcut import Shortcut, frame_shortcut_of, no_shortcut, shortcut_of
+from pyfuncserver.model.streaming import is_about_several, is_stream, predict_stream_of
+from pyfuncserver.model.text import TextReader
 
 _PARAMS = "params"
 
@@ -43,26 +46,41 @@ class PlainModel:
 
         self._refused = MlflowException
         self._parse: Callable[..., Any] = parse_tf_serving_input
+        self._parse_frame = scoring.frame_parser()
         self._schema = model.metadata.get_input_schema()
         self._is_raw = bool(getattr(model.metadata, "_is_signature_from_type_hint", bool)())
-        self._readers: dict[Form, Reader] = {Form.JSON: _body, Form.UPI: _table}
+        self._readers: dict[Form, Reader] = {
+            Form.JSON: _body,
+            Form.UPI: _table,
+            Form.TENSORS: tensors.reader_of(self._schema, _params_schema(model), self._is_raw),
+            Form.SCORING: scoring.ScoringReader(model.metadata),
+            Form.SELDON: seldon.reader(self._schema),
+            Form.TEXT: TextReader(self._schema, _params_schema(model), self._is_raw),
+        }
+        self._decode = binary.decoder_of(self._schema, self._is_raw, self._converted)
+        self._predict_stream = predict_stream_of(model)
         route = route_of(model)
         self._validate, self._call = route.validate, route.call
-        self._shortcut: Shortcut = no_shortcut
+        self._shortcuts: dict[str, Shortcut] = {}
         self._default_params: Params = None
         if self._validate is not None:
-            self._shortcut = shortcut_of(self._schema, self._as_mlflow)
+            of_json = shortcut_of(self._schema, self._as_mlflow)
+            of_frames = frame_shortcut_of(self._schema, self._as_mlflow)
+            self._shortcuts = dict.fromkeys((ROWS, COLUMNS, TABLE), of_json)
+            self._shortcuts |= dict.fromkeys((RECORDS, SPLIT), of_frames)
             self._default_params = self._validate(None, None, None)[1]
 
     def _as_mlflow(self, schema: Any, key: str, data: Any) -> Any:
         assert self._validate is not None
-        converted = data if key == TABLE else self._parse({key: data}, schema=schema)
-        return self._validate(converted, None, schema)[0]
+        return self._validate(self._convert(key, data, schema), None, schema)[0]
+
+    def _shortcut(self, key: str, data: Any) -> Any:
+        return self._shortcuts.get(key, no_shortcut)(key, data)
 
     @property
     def forms(self) -> Iterable[Form]:
         """The forms of call that it answers."""
-        return self._readers
+        return (*self._readers, Form.BYTES)
 
     @property
     def is_divisible(self) -> bool:
@@ -74,22 +92,31 @@ class PlainModel:
 
         Raises: InvalidInput where the signature refuses it.
         """
+        if call.form is Form.BYTES:  # whatever the signature says of what they hold
+            return Prepared(call.payload, self._default_params and self._default_params.copy())
         key, data, params = self._readers[call.form](call.payload)
         ready = self._shortcut(key, data)
         if ready is None:
+            if call.form is Form.JSON:
+                key, data = self._decode(key, data)
             return self._enforced(self._converted(key, data), params, self._schema)
         if params is None:
             return Prepared(ready, self._default_params and self._default_params.copy())
         return self._enforced(ready, params, None)
 
     def _converted(self, key: str, data: Any) -> Any:
+        return self._convert(key, data, self._schema)
+
+    def _convert(self, key: str, data: Any, schema: Any) -> Any:
+        if key in (RECORDS, SPLIT):
+            return scoring.parsed(self._parse_frame, key, data, schema)
         if self._is_raw or key not in (ROWS, COLUMNS):
             return data
         try:
-            return self._parse({key: data}, schema=self._schema)
+            return self._parse({key: data}, schema=schema)
         except self._refused as error:
-            column = unreadable_column(data, self._schema)
-            raise InvalidInput(column or public_message(error, self._schema, data)) from error
+            column = unreadable_column(data, schema)
+            raise InvalidInput(column or public_message(error, schema, data)) from error
 
     def _enforced(self, data: Any, params: Params, schema: Any) -> Prepared:
         if self._validate is None:
@@ -111,6 +138,42 @@ class PlainModel:
             if is_refusal(error.__traceback__):
                 raise InvalidInput(public_message(error, self._schema, data, params)) from error
             raise
+        except Exception as error:
+            if is_conversion(error.__traceback__):
+                raise InvalidInput("The input is not of the type that the model takes") from error
+            raise
+
+    def stream(self, call: Call) -> Generator[Any, None, None]:
+        """Give the parts of the model's answer, each when it has made it.
+
+        What is refused, and what the model raises, comes when the first part is asked for, or a
+        later one.
+        Raises: Unsupported where the model has no parts to give; InvalidInput; the model's own.
+        """
+        if self._predict_stream is None:
+            answer = self.invoke(self.prepare(call))
+            if not is_stream(answer):
+                raise Unsupported("This model does not stream: it gives its answer as a whole")
+            yield from answer
+            return
+        key, data, params = self._readers[call.form](call.payload)
+        if call.form is Form.JSON:
+            key, data = self._decode(key, data)
+        converted = self._converted(key, data)
+        try:
+            yield from self._predict_stream(converted, params)
+        except self._refused as error:
+            if is_refusal(error.__traceback__):
+                raise InvalidInput(public_message(error, self._schema, data, params)) from error
+            if is_about_several(error.__traceback__):
+                raise InvalidInput("A streamed answer is to one input, not to several") from error
+            raise
+
+
+def _params_schema(model: Any) -> Any:
+    """Give MLflow's schema of the params, None where there is none, or MLflow knows of none."""
+    get_params_schema = getattr(model.metadata, "get_params_schema", None)
+    return get_params_schema() if get_params_schema is not None else None
 
 
 def _body(body: Any) -> Contents:

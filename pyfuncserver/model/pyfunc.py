@@ -10,10 +10,11 @@ from __future__ import annotations
 import http
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from enum import Enum
 from typing import Any
 
+from pyfuncserver.codec.seldon import Feedback
 from pyfuncserver.errors import (
     ModelAborted,
     ModelStatus,
@@ -24,7 +25,9 @@ from pyfuncserver.model import wishes
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Predictions
 from pyfuncserver.model.description import Description
 from pyfuncserver.model.failure import model_failed
+from pyfuncserver.model.feedback import listener
 from pyfuncserver.model.plain import PlainModel, Prepared
+from pyfuncserver.model.streaming import whole
 
 
 class Protocol(str, Enum):
@@ -122,7 +125,8 @@ class PyFuncRunner:
         self._model = model
         self._example = example
         self._plain = PlainModel(model) if self.kind is ModelKind.PLAIN else None
-        self._predict = self._ways(model)
+        self._hear = listener(_python_model(model))
+        self._predict = {**self._ways(model), Form.FEEDBACK: self._hear_feedback}
 
     def _ways(self, model: Any) -> dict[Form, Callable[[Call], Answer]]:
         if self._plain is not None:
@@ -133,7 +137,13 @@ class PyFuncRunner:
     def description(self) -> Description:
         """Say what the model takes and gives, as far as it says so itself."""
         signature = self._model.metadata.signature
-        return Description(self.loader_module, signature, self._example)
+        return Description(
+            self.loader_module,
+            signature,
+            self._example,
+            frozenset(self._predict),
+            is_plain=self._plain is not None,
+        )
 
     @property
     def has_example(self) -> bool:
@@ -166,7 +176,22 @@ class PyFuncRunner:
             raise failure_of(error, call) from error
 
     def _predict_plain(self, call: Call) -> Answer:
-        return Predictions(self.invoke(self.prepare(call)), call)
+        return Predictions(whole(self.invoke(self.prepare(call))), call)
+
+    def _hear_feedback(self, call: Call) -> Answer:
+        return Predictions(self._hear(call.payload), call)
+
+    def stream(self, call: Call) -> Generator[Any, None, None]:
+        """Run a call part by part; see :class:`~pyfuncserver.model.call.ModelRunner`."""
+        if self._plain is None or call.form not in self._plain.forms:
+            kind, form = self.kind.value, call.form.value
+            raise Unsupported(f"A {kind} model does not stream its answers to {form} calls")
+        try:
+            yield from self._plain.stream(call)
+        except (ServingError, GeneratorExit):
+            raise
+        except BaseException as error:  # the user's model, as in predict
+            raise failure_of(error, call) from error
 
     @property
     def is_divisible(self) -> bool:
@@ -189,6 +214,8 @@ class PyFuncRunner:
         Raises: InvalidInput; other errors (MLflow's own) as they are, see :func:`failure_of`.
         """
         assert self._plain is not None
+        if call.form is Form.FEEDBACK:
+            return Prepared(call.payload, None)
         return self._plain.prepare(call)
 
     def invoke(self, prepared: Prepared) -> Any:
@@ -198,6 +225,8 @@ class PyFuncRunner:
         Raises: what the model raises, as it is; see :func:`failure_of`.
         """
         assert self._plain is not None
+        if isinstance(prepared.data, Feedback):
+            return self._hear(prepared.data)
         return self._plain.invoke(prepared)
 
 
@@ -248,7 +277,7 @@ def _merlin(model: Any) -> dict[Form, Callable[[Call], Answer]]:
 
     def over_http(call: Call) -> Answer:
         envelope = {"__INPUT__": call.payload, "__EXTRA_ARGS__": {"headers": call.headers()}}
-        return Complete(_unwrap(python_model.predict(context, envelope), "http_response"))
+        return Complete(_unwrap(python_model.predict(context, envelope), "http_response"), call)
 
     def over_upi(call: Call) -> Answer:
         envelope = {
@@ -256,7 +285,7 @@ def _merlin(model: Any) -> dict[Form, Callable[[Call], Answer]]:
             "__PROTOCOL__": upi_v1,
             "__GRPC_CONTEXT__": call.context,
         }
-        return Complete(_unwrap(python_model.predict(context, envelope), "upi_response"))
+        return Complete(_unwrap(python_model.predict(context, envelope), "upi_response"), call)
 
     return {Form.JSON: over_http, Form.UPI: over_upi}
 
@@ -286,10 +315,10 @@ def _legacy(model: Any) -> dict[Form, Callable[[Call], Answer]]:
 
     def over_http(call: Call) -> Answer:
         if takes_keywords:
-            return Complete(predict(call.payload, headers=call.headers()))
-        return Complete(predict(call.payload))
+            return Complete(predict(call.payload, headers=call.headers()), call)
+        return Complete(predict(call.payload), call)
 
-    return {Form.JSON: over_http}
+    return {Form.JSON: over_http, Form.BYTES: over_http}
 
 
 def _takes_keyword(function: Callable[..., Any], name: str) -> bool:

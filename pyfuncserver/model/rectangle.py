@@ -6,6 +6,10 @@ from typing import Any
 
 ROWS, COLUMNS, TABLE = "instances", "inputs", "prediction_table"
 """Where a request has its data: a JSON body by row or by column, or a UPI table, as a frame."""
+RECORDS, SPLIT = "dataframe_records", "dataframe_split"
+"""Where MLflow's scoring protocol has a data frame: by row, or labels and values apart."""
+AS_IS = ""
+"""Data that has no name and needs no conversion: only the signature is enforced on it."""
 
 
 def columns_of(rows: Any) -> dict[str, list[Any]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -46,17 +47,31 @@ def is_refusal(traceback: TracebackType | None) -> bool:
 
     Both are an MlflowException, in some versions with one error code. The way it came tells.
     """
+    return any(
+        name in _ENFORCERS or name.startswith("_validate_data_against_type_hint")
+        for name in _mlflow_names(traceback)
+    )
+
+
+def is_conversion(traceback: TracebackType | None) -> bool:
+    """Tell an input that MLflow's wrapper of a ``PythonModel`` cannot make its type hint's."""
+    return "_convert_input" in _mlflow_names(traceback)
+
+
+def _mlflow_names(traceback: TracebackType | None) -> Iterator[str]:
+    """Name MLflow's functions on the way to an error."""
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if "mlflow" in code.co_filename and (
-            code.co_name in _ENFORCERS
-            or code.co_name.startswith("_validate_data_against_type_hint")
-        ):
-            return True
+        if "mlflow" in code.co_filename:
+            yield code.co_name
         traceback = traceback.tb_next
-    return False
 
 
+_DATA = re.compile(
+    r"((?:schema of|of data|convert value|convert data|for data|for value|got) )(['\"`]).*\2"
+)
+"""Data that MLflow quotes, to the last quotation mark: there are others within."""
+_ELEMENTS = re.compile(r", invalid elements: .*")
 _QUOTED = re.compile(r"(['\"`])(.*?)\1")
 
 
@@ -68,6 +83,7 @@ def public_message(error: BaseException, schema: Any, *data: Any) -> str:
     is_wrapped = "Failed to enforce schema of data" in str(error)
     cause = error.__context__ if is_wrapped and error.__context__ is not None else error
     message = " ".join(str(getattr(cause, "message", None) or cause).split())
+    message = _ELEMENTS.sub("", _DATA.sub(r"\1'...'", message))
     names = set(_names(schema))
     for part in data:
         names.update(_names_in(part))

@@ -54,8 +54,10 @@ def route_of(model: Any) -> Route:
 
 
 def _undivided(model: Any) -> Route:
+    takes_params = "params" in inspect.signature(model.predict).parameters  # since MLflow 2.6
+
     def call(data: Any, params: Params) -> Any:
-        return model.predict(data, params=params) if params else model.predict(data)
+        return model.predict(data, params=params) if takes_params else model.predict(data)
 
     return Route(None, call)
 

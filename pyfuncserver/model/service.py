@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 
-from pyfuncserver.errors import ServingError
+from pyfuncserver.errors import NotReady, ServingError
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.metrics.meters import Meters
 from pyfuncserver.model.call import Dialect, ModelRunner, Reply, Request
@@ -73,6 +73,13 @@ class InferenceService:
         found: list[Reply] = []
         self._exchange(dialect, request, found.append).fail(failure)
         return found[0]
+
+    def cut_streams(self) -> int:
+        """End all answers that go on, with an error; give how many these were."""
+        streams = [stream for desk in self._desks.values() for stream in tuple(desk.streams)]
+        for stream in streams:
+            stream.fail(NotReady("The server stops; the answer ends here, incomplete"))
+        return len(streams)
 
     def _exchange(
         self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]

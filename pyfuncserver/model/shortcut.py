@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyfuncserver.model import arrays, tables
+from pyfuncserver.model import arrays, dataframes, tables
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,17 @@ Oracle = Callable[[Any, str, Any], Any]
 
 def shortcut_of(schema: Any, oracle: Oracle) -> Shortcut:
     """Choose the shortcut for an input schema, or for a model without one."""
+    return _chosen(_tried, schema, oracle)
+
+
+def frame_shortcut_of(schema: Any, oracle: Oracle) -> Shortcut:
+    """Choose the shortcut for the data frames that MLflow's scoring protocol has in JSON."""
+    return _chosen(_tried_with_frames, schema, oracle)
+
+
+def _chosen(tried: Callable[[Any, Oracle], Shortcut], schema: Any, oracle: Oracle) -> Shortcut:
     try:
-        found = _tried(schema, oracle)
+        found = tried(schema, oracle)
     except Exception as error:  # whatever it is: MLflow's own way is always right
         log.debug("inputs are converted by MLflow alone", exc_info=error)
         return no_shortcut
@@ -61,6 +70,16 @@ def _tried(schema: Any, oracle: Oracle) -> Shortcut:
     kept = tables.dtypes_of(small, oracle(small, *samples[0]))
     _proved(tables.table(small, kept), small, samples, oracle)
     return tables.table(schema, kept)
+
+
+def _tried_with_frames(schema: Any, oracle: Oracle) -> Shortcut:
+    if schema is None or schema.is_tensor_spec() or not tables.is_simple(schema):
+        return no_shortcut  # without a schema pandas alone makes the frame, which is short enough
+    small = tables.small(schema)
+    samples = dataframes.samples(small)
+    kept = tables.dtypes_of(small, oracle(small, *samples[0]))
+    _proved(dataframes.frame(small, kept), small, samples, oracle)
+    return dataframes.frame(schema, kept)
 
 
 def _proved(

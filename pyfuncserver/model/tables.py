@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,20 +43,18 @@ def samples(schema: Any) -> list[tuple[str, Any]]:
         (ROWS, rows),
         (COLUMNS, {name: column[:1] for name, column in values.items()}),
     ]
-    dtypes = _frame_dtypes(schema)
-    if dtypes is not None:
-        frame = pd.DataFrame(values).astype(dict(zip(values, dtypes, strict=True)))
-        frame.columns = pd.Index(values, dtype=object)
-        found.append((TABLE, frame.set_axis(pd.Index(["r", "s"], dtype=object))))
-        found.append((TABLE, frame))
+    frame = pd.DataFrame(values).astype(dict(zip(values, _frame_dtypes(schema), strict=True)))
+    frame.columns = pd.Index(values, dtype=object)
+    found.append((TABLE, frame.set_axis(pd.Index(["r", "s"], dtype=object))))
+    found.append((TABLE, frame))
     return found
 
 
-def _frame_dtypes(schema: Any) -> list[np.dtype[Any]] | None:
-    """Give the types of a frame that needs no conversion, where a UPI table can hold them."""
-    kept = {"double": "float64", "long": "int64", "string": "object"}
-    names = [spec.type.name for spec in schema.inputs]
-    return [np.dtype(kept[name]) for name in names] if set(names) <= kept.keys() else None
+def _frame_dtypes(schema: Any) -> list[np.dtype[Any]]:
+    """Give the types of a frame that needs no conversion."""
+    kept = {"float": "float32", "integer": "int32", "boolean": "bool"}
+    kept |= {"double": "float64", "long": "int64", "string": "object"}
+    return [np.dtype(kept[spec.type.name]) for spec in schema.inputs]
 
 
 def small(schema: Any) -> Any:
@@ -74,15 +73,40 @@ def dtypes_of(schema: Any, frame: pd.DataFrame) -> dict[str, Any]:
     return {spec.type.name: frame[spec.name].dtype for spec in schema.inputs}
 
 
-def table(schema: Any, kept: dict[str, Any]) -> Callable[[str, Any], pd.DataFrame | None]:
+@dataclass(frozen=True)
+class Reading:
+    """How the values of a column are read before a frame keeps them."""
+
+    dtypes: dict[str, np.dtype[Any]]
+    """By the name of the simple type, where it is another than NumPy's type for that."""
+    allowed: dict[str, set[type]]
+    """The types of values, where fewer than usual are read to the same end."""
+
+
+BY_NUMPY = Reading({}, {})
+BY_PANDAS = Reading(
+    {"string": np.dtype(object)},
+    {"float": {float, type(None)}},  # pandas reads integers as 64 bits, and rounds them once
+)
+
+
+def table(
+    schema: Any, kept: dict[str, Any], reading: Reading = BY_NUMPY
+) -> Callable[[str, Any], pd.DataFrame | None]:
     """Build frames of a schema, whose columns are kept as the types that ``kept`` tells.
 
     Optional columns have to be there.
     """
-    allowed = {spec.name: _SIMPLE[spec.type.name][0] for spec in schema.inputs}
+    allowed = {
+        spec.name: reading.allowed.get(spec.type.name, _SIMPLE[spec.type.name][0])
+        for spec in schema.inputs
+    }
     names, dtypes = list(allowed), _frame_dtypes(schema)
     labels = pd.DataFrame(dict.fromkeys(names, ())).columns
-    types = [(spec.type.to_numpy(), kept[spec.type.name]) for spec in schema.inputs]
+    types = [
+        (reading.dtypes.get(spec.type.name, spec.type.to_numpy()), kept[spec.type.name])
+        for spec in schema.inputs
+    ]
     build = _builder(types, labels)
 
     def relabelled(frame: pd.DataFrame) -> pd.DataFrame | None:
@@ -122,7 +146,7 @@ def _builder(
 ) -> Callable[[list[Values]], pd.DataFrame]:
     # An Index has a name that a model may set, so each frame gets one of its own.
     dtype = types[0][0]
-    if len(set(types)) == 1 and dtype.kind != "U":
+    if len(set(types)) == 1 and dtype.kind not in "UO":
 
         def build_uniform(columns: list[Values]) -> pd.DataFrame:
             values = np.array(columns, dtype)  # a row of it is a column, as pandas keeps them
@@ -142,10 +166,10 @@ def _builder(
 
 def _converter(dtype: np.dtype[Any], kept: Any) -> Callable[[Values], Any]:
     """Make the array that a frame keeps for a column: strings are kept as another type."""
-    if dtype.kind != "U":
+    if dtype.kind not in "UO":
         return lambda values: np.array(values, dtype)
     if kept == np.dtype(object):
         return lambda values: np.array(values, dtype).astype(object)
     from_sequence = kept.construct_array_type()._from_sequence
-    # Through NumPy's strings, as MLflow does: they have no zeros at their end.
+    # Through NumPy's strings where MLflow does so: they have no zeros at their end.
     return lambda values: from_sequence(np.array(values, dtype), dtype=kept)

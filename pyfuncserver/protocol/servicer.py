@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,20 @@ from pyfuncserver.model.call import Dialect
 
 Control = Callable[[bytes], bytes]
 """Answers a message that asks for no prediction, soon. Raises: ServingError"""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a client waits."""
+
+    deadline: float = math.inf
+    """By :func:`time.monotonic`."""
+    is_wanted: Callable[[], bool] = lambda: True
+    """Whether the client is still there."""
+
+
+Errand = Callable[[bytes, Patience], bytes]
+"""Answers a message that asks for no prediction either, and may wait. Raises: ServingError"""
 
 
 @dataclass(frozen=True)
@@ -31,5 +46,6 @@ class Servicer:
     files: FileDescriptorSet
     predictions: Mapping[str, Method]
     controls: Mapping[str, Control] = field(default_factory=dict)
+    errands: Mapping[str, Errand] = field(default_factory=dict)
     guarded: frozenset[str] = frozenset()
-    """The controls for which a client needs its token."""
+    """The controls and errands for which a client needs its token."""

@@ -9,7 +9,20 @@ import harness
 import pytest
 
 TRANSPORTS = ("httptools", "tornado")
-HTTP_MODULES = ("test_admission", "test_cases", "test_limits", "test_security", "test_v1")
+HTTP_MODULES = (
+    "test_admission",
+    "test_cases",
+    "test_cloudevents",
+    "test_dialects",
+    "test_docs",
+    "test_limits",
+    "test_scoring",
+    "test_security",
+    "test_streaming",
+    "test_v1",
+    "test_v2",
+    "test_seldon",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,7 +34,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is said over gRPC alone, the second time."""
-    again = [item for item in items if "tornado" in item.name and "UPI_V1" in item.name]
+    of_grpc = [item for item in items if "UPI_V1" in item.name or "grpc:" in item.name]
+    again = [item for item in of_grpc if "tornado" in item.name]
     config.hook.pytest_deselected(items=again)
     items[:] = [item for item in items if item not in again]
 

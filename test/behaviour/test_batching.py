@@ -322,6 +322,7 @@ def test_delay_lets_calls_meet(rows_model: Path) -> None:
         assert scene.send(5, headers={"X-Request-Timeout": "1"}).rows() == [row(5, 1)]
 
 
+@pytest.mark.alone
 def test_lone_client_waits_for_nobody(rows_model: Path) -> None:
     """Nothing is held by default: with batches a call takes what it takes without."""
 

@@ -51,7 +51,7 @@ def test_an_unknown_model(daemon: Daemon, method: str, path: str) -> None:
     assert (answer.status, answer.json()) == (404, {"status_code": 404, "reason": reason})
 
 
-@pytest.mark.parametrize("path", ["/v1/models/a b", "/v2", "/v1/models/x/y", "/v1/models/%0d%0a"])
+@pytest.mark.parametrize("path", ["/v1/models/a b", "/v9", "/v1/models/x/y", "/v1/models/%0d%0a"])
 def test_an_unknown_path(daemon: Daemon, path: str) -> None:
     answer = daemon.http("GET", path.replace(" ", "%20"))
     assert answer.status == 404

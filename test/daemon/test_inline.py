@@ -19,6 +19,7 @@ from pyfuncserver.codec import upi
 from pyfuncserver.config import FIXED_THREAD
 from pyfuncserver.model.pace import FIRST_PROOF
 
+pytestmark = pytest.mark.alone
 BOTH = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1"}
 SAFE_S = 0.05
 """What a probe may take at its 99th percentile."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from harness import Daemon
 
+pytestmark = pytest.mark.alone
 LONGEST = 1.25
 LONGEST_OF_EIGHT = 1.3
 ROUNDS = 3

@@ -356,6 +356,10 @@ def test_reflection_lists_what_is_served(controlled_model: Path) -> None:
             "caraml.upi.v1.UniversalPredictionService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
+            "inference.GRPCInferenceService",
+            "seldon.protos.Generic",
+            "seldon.protos.Model",
+            "seldon.protos.Seldon",
         }
         file = database.FindFileContainingSymbol("caraml.upi.v1.UniversalPredictionService")
         assert [method.name for method in file.service[0].method] == ["PredictValues"]

@@ -63,7 +63,11 @@ def test_grpc_calls_that_were_answered_with_a_status_alone_are_errors() -> None:
 
 @pytest.mark.parametrize("size", payloads.SIZES.values(), ids=payloads.SIZES)
 @pytest.mark.parametrize(
-    "body", [payloads.v1, payloads.v2, payloads.dataframe_split, payloads.seldon, payloads.upi]
+    "body",
+    [
+        *(payloads.v1, payloads.v2, payloads.v2_typed, payloads.v2_raw),
+        *(payloads.dataframe_split, payloads.seldon, payloads.upi),
+    ],
 )
 def test_bodies_have_about_the_size_they_should_have(body: payloads.Body, size: int) -> None:
     assert 0.9 * size < len(body(size)) < 1.1 * size + 100
@@ -95,3 +99,15 @@ def test_a_upi_body_is_a_message_of_ours() -> None:
 
 def test_a_spread_has_the_median_and_the_ends() -> None:
     assert str(comparison.spread([3.0, 1.0, 2.0])) == "2.00 (1.00..3.00)"
+
+
+@pytest.mark.parametrize("body", [payloads.v2_typed, payloads.v2_raw])
+def test_a_v2_body_is_a_message_of_ours(body: payloads.Body) -> None:
+    from pyfuncserver.codec import inference
+
+    request = inference.parse("ModelInferRequest", body(100))
+    (tensor,) = inference.inputs_of(request)
+    assert (request.model_name, tensor.name, tensor.datatype) == ("echo", "x", "FP64")
+    assert tensor.values.tolist() == [payloads.row(number)[2] for number in range(9)]
+    assert payloads.has_same_doubles(body(100), tensor.values.tobytes())
+    assert not payloads.has_same_doubles(body(100), tensor.values[:-1].tobytes())

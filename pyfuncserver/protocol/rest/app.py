@@ -5,6 +5,7 @@ A dialect is a line in :func:`endpoints`; what it answers beside predictions, on
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,13 +17,29 @@ import tornado.web
 from pyfuncserver.config import NAME_PATTERN
 from pyfuncserver.model.call import Dialect
 from pyfuncserver.model.identity import Identity
-from pyfuncserver.protocol.rest import v1
+from pyfuncserver.model.seldon_metadata import output_names
+from pyfuncserver.protocol.rest import generate, scoring, seldon, v1, v2
 from pyfuncserver.protocol.rest.handler import Handler, Predict, Surroundings
-from pyfuncserver.protocol.rest.pages import probes
+from pyfuncserver.protocol.rest.pages import docs, probes
+from pyfuncserver.protocol.rest.pages import scoring as scoring_pages
+from pyfuncserver.protocol.rest.pages import seldon as seldon_pages
 from pyfuncserver.protocol.rest.pages import v1 as v1_pages
+from pyfuncserver.protocol.rest.pages import v2 as v2_pages
+from pyfuncserver.protocol.rest.passthrough import Passthrough
 from pyfuncserver.protocol.rest.prediction import Route
 
-PAGES: tuple[tuple[str, type[Handler]], ...] = (*probes.PAGES, *v1_pages.PAGES)
+log = logging.getLogger(__name__)
+
+LONGEST_PATH = 200
+"""Of a path that is logged."""
+
+PAGES: tuple[tuple[str, type[Handler]], ...] = (
+    *probes.PAGES,
+    *v1_pages.PAGES,
+    *v2_pages.PAGES,
+    *scoring_pages.PAGES,
+    *seldon_pages.PAGES,
+)
 """What is answered beside predictions, whether there is a model in this process or not."""
 
 
@@ -37,20 +54,83 @@ class Endpoint:
     """The usual one of its answers."""
 
 
-def endpoints(around: Surroundings) -> list[Endpoint]:  # noqa: ARG001
+def endpoints(around: Surroundings) -> list[Endpoint]:
     """Give the dialects that are spoken over HTTP."""
-    return [Endpoint(v1.PATHS, v1.V1(), v1.CONTENT_TYPE)]
+    return [
+        Endpoint(v1.PATHS, _passing(v1.V1(around.origin), around), v1.CONTENT_TYPE),
+        Endpoint(v2.PATHS, v2.V2(around.model, _output_names(around)), v2.CONTENT_TYPE),
+        *_seldon(around),
+        Endpoint(scoring.PATHS, scoring.Scoring(), scoring.CONTENT_TYPE),
+        Endpoint(generate.PATHS, generate.Generate(around.model), generate.CONTENT_TYPE),
+        Endpoint(
+            generate.STREAM_PATHS, generate.GenerateStream(around.model), generate.CONTENT_TYPE
+        ),
+    ]
+
+
+def _output_names(around: Surroundings) -> list[str]:
+    return [tensor.name for tensor in around.description.outputs]
+
+
+def _seldon(around: Surroundings) -> list[Endpoint]:
+    predict = _passing(seldon.Seldon(output_names(around.description)), around)
+    feedback = seldon.Feedback(around.count_feedback)
+    return [
+        Endpoint(seldon.PATHS, predict, seldon.CONTENT_TYPE),
+        Endpoint(seldon.FEEDBACK_PATHS, feedback, seldon.CONTENT_TYPE),
+    ]
+
+
+def _passing(dialect: Dialect, around: Surroundings) -> Dialect:
+    """Give a dialect, or one that passes on what it is brought (PAYLOAD_PASSTHROUGH)."""
+    return Passthrough(dialect) if around.passes_payload else dialect
 
 
 def application(around: Surroundings) -> tornado.web.Application:
     """Build the application; without a service it has probes and metrics only."""
-    routes: list[Any] = [(_pattern(path), page, {"around": around}) for path, page in PAGES]
+    routes = _pages(around, PAGES)
+    if around.has_docs:
+        with_book = {"around": around, "book": docs.Book(around)}
+        routes += [(_pattern(path), page, with_book) for path, page in docs.PAGES]
     for endpoint, route in _routes(around):
         arguments = {"around": around, "route": route}
         routes += [(_pattern(path), Predict, arguments) for path in endpoint.paths]
+    return _application(routes, around)
+
+
+def metrics_application(around: Surroundings) -> tornado.web.Application:
+    """Build what a port for the metrics alone serves."""
+    return _application(_pages(around, probes.PAGES), around)
+
+
+def _pages(around: Surroundings, pages: Iterable[tuple[str, type[Handler]]]) -> list[Any]:
+    routes: list[Any] = [(_pattern(path), page, {"around": around}) for path, page in pages]
+    if around.metrics_path is not None:
+        routes.append((re.escape(around.metrics_path), probes.Metrics, {"around": around}))
+    return routes
+
+
+def _application(routes: list[Any], around: Surroundings) -> tornado.web.Application:
     return tornado.web.Application(
-        routes, default_handler_class=probes.NoSuchPath, default_handler_args={"around": around}
+        routes,
+        default_handler_class=probes.NoSuchPath,
+        default_handler_args={"around": around},
+        log_function=_log_page if around.logs_all else _log_nothing,
     )
+
+
+def _log_page(handler: tornado.web.RequestHandler) -> None:
+    """Log what was no prediction, of which the service logs a line."""
+    if isinstance(handler, Predict):
+        return
+    request = handler.request
+    took_ms = request.request_time() * 1000
+    path = request.path[:LONGEST_PATH]
+    log.info("%s %s status=%s in %.1f ms", request.method, path, handler.get_status(), took_ms)
+
+
+def _log_nothing(_: tornado.web.RequestHandler) -> None:
+    """Log nothing: what has failed has been logged where it failed."""
 
 
 def predictions(around: Surroundings) -> dict[bytes, Route]:
@@ -75,7 +155,8 @@ def _routes(around: Surroundings) -> Iterable[tuple[Endpoint, Route]]:
 
 def _pattern(path: str) -> str:
     """Give the regular expression of a path."""
-    named = {name: f"(?P<{name}>{NAME_PATTERN})" for name in ("full_name", "model", "version")}
+    names = ("full_name", "model", "version", "asset")
+    named = {name: f"(?P<{name}>{NAME_PATTERN})" for name in names}
     return re.sub(r"\{(\w+)\}", lambda found: named[found[1]], path)
 
 

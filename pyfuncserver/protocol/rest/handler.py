@@ -9,21 +9,26 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 import tornado.web
+from tornado.iostream import StreamClosedError
 
 from pyfuncserver.errors import ServingError, Unauthenticated
 from pyfuncserver.model.call import Reply, Request
 from pyfuncserver.model.description import Description
 from pyfuncserver.model.exchange import Exchange
 from pyfuncserver.model.identity import Identity
+from pyfuncserver.model.pipe import Pipe
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.protocol import request_id
+from pyfuncserver.protocol.reloading import Reloader
 from pyfuncserver.protocol.rest import deadline, shapes
+from pyfuncserver.protocol.rest.cloudevents import NO_ORIGIN, Origin
+from pyfuncserver.protocol.rest.outlet import Outlet
 from pyfuncserver.protocol.rest.prediction import AUTHORIZATION, CHALLENGE, Route, phrase
 from pyfuncserver.scoreboard import Scoreboard
 from pyfuncserver.utils.tokens import Tokens
@@ -48,6 +53,20 @@ class Surroundings:
     """What predictions have to bring, if anything."""
     description: Description = NOTHING_KNOWN
     """Of the model; empty where it is not in this process."""
+    origin: Origin = NO_ORIGIN
+    """Of the events that predictions are answered with, where they come as events."""
+    reloader: Reloader | None = None
+    """Has the model loaded again; None where that cannot be asked for."""
+    has_docs: bool = True
+    """Whether the API is documented by the server itself."""
+    passes_payload: bool = False
+    """Whether the model gets bodies as they come (PAYLOAD_PASSTHROUGH)."""
+    count_feedback: Callable[[float], None] = lambda _: None
+    """Is told the reward of each feedback."""
+    metrics_path: str | None = "/metrics"
+    """Where the exposition is; None where it is on another port."""
+    logs_all: bool = False
+    """Whether a line is logged for what is no prediction, too."""
 
 
 @tornado.web.stream_request_body  # else Tornado reads a form into arguments, or refuses it
@@ -126,6 +145,7 @@ class Predict(Handler):
         self.body = bytearray()
         self.deadline = math.inf
         self.exchange: Exchange | None = None
+        self.sending: asyncio.Future[None] | None = None
 
     def prepare(self) -> None:
         super().prepare()
@@ -139,6 +159,11 @@ class Predict(Handler):
         if self.route.tokens is not None:
             headers.pop(AUTHORIZATION, None)
         return headers
+
+    def raw_header(self, name: bytes) -> bytes | None:
+        """Give a header's value by its name in lower case."""
+        value = self.request.headers.get(name.decode())
+        return None if value is None else value.encode("latin-1")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Count what was refused at its head, as the service does what it refuses itself."""
@@ -155,6 +180,8 @@ class Predict(Handler):
         super().on_connection_close()  # ends the wait for a body that will not come
         if self.exchange is not None:
             self.exchange.abandon()
+        if self.sending is not None:
+            self.sending.cancel()  # Tornado forgets who waits for a write
 
     @property
     def model(self) -> str:
@@ -170,15 +197,48 @@ class Predict(Handler):
             body=bytes(self.body),
             id=self.request_id,
             headers=self.headers_for_model,
+            header=self.raw_header,
             deadline=self.deadline,
         )
-        reply = await self._answer(request)
+        loop = asyncio.get_running_loop()
+        reply = await self._answer(request, loop)
+        if reply.stream is not None:
+            with deadline.alarm(loop, request.deadline, self._expire):
+                await self._send_stream(reply, reply.stream)
+            self.exchange = None
+            return
+        self.exchange = None
         if reply.retry_after_s is not None:
             self.set_header("Retry-After", str(reply.retry_after_s))
         self.send(reply, self.route.content_type)
 
-    async def _answer(self, request: Request) -> Reply:
-        loop = asyncio.get_running_loop()
+    def _expire(self) -> None:
+        if self.exchange is not None:
+            self.exchange.expire()
+
+    async def _send_stream(self, reply: Reply, stream: Pipe) -> None:
+        """Send what comes, as fast as the client reads, until the stream has ended."""
+        self.set_header("Content-Type", reply.content_type)
+        for name, value in reply.headers:
+            self.set_header(name, value)
+        if self.request.version == "HTTP/1.0":
+            self.set_header("Connection", "close")  # which is how such a client finds the end
+        sending = self.sending = asyncio.ensure_future(self._write_all(Outlet(stream)))
+        await asyncio.wait([sending])
+        if not sending.cancelled():
+            sending.result()
+
+    async def _write_all(self, outlet: Outlet) -> None:
+        try:
+            await self.flush()
+            while (data := await outlet.next()) is not None:
+                self.write(data)
+                await self.flush()
+            self.finish()
+        except StreamClosedError:  # Tornado may tell so here, before it calls on_connection_close
+            self.on_connection_close()
+
+    async def _answer(self, request: Request, loop: asyncio.AbstractEventLoop) -> Reply:
         reply: asyncio.Future[Reply] = loop.create_future()
 
         def settle(found: Reply) -> None:
@@ -193,6 +253,4 @@ class Predict(Handler):
 
         self.exchange = self.route.submit(request, deliver)
         with deadline.alarm(loop, request.deadline, self.exchange.expire):
-            found = await reply
-        self.exchange = None
-        return found
+            return await reply

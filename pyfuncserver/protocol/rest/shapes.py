@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pyfuncserver.protocol.rest import v1
+from pyfuncserver.protocol.rest import scoring, seldon, v1, v2
 from pyfuncserver.protocol.rest.shape import Shape
 
-SHAPES: tuple[tuple[str, Shape], ...] = ()
+SHAPES: tuple[tuple[str, Shape], ...] = (
+    ("/v2", v2.SHAPE),
+    *((root, seldon.SHAPE) for root in seldon.ROOTS),  # of which two begin with /health
+    *((path, scoring.SHAPE) for path in ("/invocations", "/ping", "/health", "/version")),
+)
 """By the beginning of the path."""
 
 

@@ -214,7 +214,10 @@ class PredictionCalls(grpc.GenericRpcHandler):
         deadline = math.inf if left_s > FOREVER_S else time.monotonic() + left_s
         headers = partial(self._headers, context)
         model = method.model(body)
-        return Request(model, body, id_, headers, context, deadline, context.is_active)
+        return Request(
+            model, body, id_, headers,
+            context=context, deadline=deadline, is_wanted=context.is_active,
+        )  # fmt: skip
 
     def _headers(self, context: grpc.ServicerContext) -> dict[str, str]:
         """Give what the model may see of a call's metadata."""

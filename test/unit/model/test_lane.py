@@ -28,6 +28,7 @@ class Work:
         self.may_end = threading.Event()
         self.ended = threading.Event()
         self.timed_out = threading.Event()
+        self.needs_thread = False
 
     def let_go(self) -> Work:
         self.may_end.set()
@@ -388,6 +389,79 @@ def test_a_thread_and_the_loop_never_run_more_than_may(start: Start) -> None:
     assert [work.where for work in waiting] == [LOOP, LOOP]
     assert lane.run_on_loop(Work().let_go())
     assert loop.calls == []
+
+
+class Lasting(Work):
+    """Shows when it is run that it needs a thread."""
+
+    def run(self, where: Where) -> None:
+        self.needs_thread = True
+        if where is THREAD:
+            super().run(where)
+
+
+def test_what_needs_a_thread_gets_one_and_keeps_its_place() -> None:
+    lane = short_lane(Loop(), width=2)
+    started = lane.started
+    work = Lasting()
+    assert lane.run_on_loop(work)
+    assert work.began.wait(WAIT_S)
+    assert work.where is THREAD
+    assert work.thread is not threading.current_thread()
+    assert not work.ended.is_set()
+    assert (lane.running, lane.started) == (1, started + 1)
+    assert lane.run_on_loop(Work().let_go()), "there is a place for one more, on the loop"
+    other = Lasting()
+    assert lane.run_on_loop(other)
+    assert not lane.run_on_loop(Work()), "both places are taken"
+    for one in (work, other):
+        one.let_go()
+        assert one.ended.wait(WAIT_S)
+    assert lane.running == 0
+
+
+def test_what_waits_goes_on_when_what_needed_a_thread_has_ended() -> None:
+    lane = short_lane(loop := Loop())
+    work, waiting = Lasting(), Work().let_go()
+    assert lane.run_on_loop(work)
+    lane.submit(waiting)
+    assert not waiting.began.is_set()
+    work.let_go()
+    loop.turn()
+    assert waiting.ended.wait(WAIT_S)
+    assert waiting.where is LOOP
+
+
+def test_what_lasts_says_nothing_of_the_others() -> None:
+    lane = Lane(2, 10)
+    lane.use_loop(Loop())  # type: ignore[arg-type]
+    lane.submit(work := Lasting())
+    assert work.began.wait(WAIT_S)
+    while not lane.is_for_loop:
+        lane.submit(short := Work().let_go())
+        assert short.ended.wait(WAIT_S)
+    threading.Timer(0.02, work.let_go).start()
+    assert work.ended.wait(WAIT_S)
+    assert lane.is_for_loop
+
+
+def test_who_gets_no_thread_gets_one_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = short_lane(loop := Loop())
+    later: list[Callable[[], None]] = []
+    loop.call_later = lambda _, call, job: later.append(lambda: call(job))  # type: ignore[attr-defined]
+    work = Lasting().let_go()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        assert lane.run_on_loop(work)
+    assert not work.began.is_set()
+    assert lane.running == 1
+    (retry,) = later
+    retry()
+    assert work.ended.wait(WAIT_S)
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_first_come_first_served_whoever_serves() -> None:

@@ -29,7 +29,7 @@ class Alive(Handler):
 
 
 class Metrics(Handler):
-    """``GET /metrics``"""
+    """``GET /metrics``, or whichever path METRICS_PATH says."""
 
     async def get(self) -> None:
         body, content_type = await asyncio.get_running_loop().run_in_executor(
@@ -41,4 +41,4 @@ class Metrics(Handler):
         self.send(Reply(body, 200), content_type)
 
 
-PAGES = ((r"/", Alive), (r"/metrics", Metrics))
+PAGES = ((r"/", Alive),)

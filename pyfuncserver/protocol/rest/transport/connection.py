@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from pyfuncserver.config import Config
-from pyfuncserver.protocol.rest import framing, v1
+from pyfuncserver.protocol.rest import framing, shapes
 
 PIPELINE_S = 1.0
+BEGINNING = 512
+"""Bytes of a head that are enough to tell its method, and the dialect of its path."""
+_METHOD_AND_TARGET = re.compile(rb"[\r\n]*([^ \r\n]+) (?:([^ \r\n]+) )?")
 
 
 @dataclass(frozen=True)
@@ -143,14 +147,21 @@ class Transport(Protocol):
         """Forget those that still leave."""
 
 
-def refusal(refused: framing.Refused, is_head_request: bool) -> bytes:
-    """Write the answer to a request that got no further than its framing."""
-    body = v1.error_body(refused.status, refused.reason)
+def refusal(refused: framing.Refused, beginning: bytes) -> bytes:
+    """Write the answer to a request that got no further than its framing.
+
+    ``beginning`` is that of its head, as far as there is one; the path in it tells the dialect.
+    """
+    found = _METHOD_AND_TARGET.match(beginning)
+    method, target = found.groups(b"") if found is not None else (b"", b"")
+    path = framing.origin_form(target.decode("latin-1")).partition("?")[0]
+    shape = shapes.shape_of(path)
+    body = shape.body(refused.status, refused.reason)
     lines = (
         f"HTTP/1.1 {refused.status} {http.HTTPStatus(refused.status).phrase}",
-        f"Content-Type: {v1.CONTENT_TYPE}",
+        f"Content-Type: {shape.content_type}",
         f"Content-Length: {len(body)}",
         "Connection: close",
     )
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-    return head if is_head_request else head + body
+    return head if method == b"HEAD" else head + body

@@ -28,7 +28,13 @@ from pyfuncserver.protocol.rest import framing
 from pyfuncserver.protocol.rest.prediction import Route
 from pyfuncserver.protocol.rest.transport.bridge import Bridge
 from pyfuncserver.protocol.rest.transport.chunks import Chunks
-from pyfuncserver.protocol.rest.transport.connection import Connections, Limits, Phase, refusal
+from pyfuncserver.protocol.rest.transport.connection import (
+    BEGINNING,
+    Connections,
+    Limits,
+    Phase,
+    refusal,
+)
 from pyfuncserver.protocol.rest.transport.head import END, Head, parse
 from pyfuncserver.protocol.rest.transport.shortcut import Shortcut
 from pyfuncserver.utils.tls import ServerTls
@@ -309,6 +315,7 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_writable = True
+        self._moved_at = time.monotonic()  # a stream may fill up again to the same byte
         if self._request is not None:
             self._request.resume()
         self._advance()
@@ -458,11 +465,12 @@ class HttpConnection(asyncio.Protocol):
         """Answer in the application's place, and go."""
         if self.closed():
             return
-        is_unparsed = self.phase is Phase.HEAD
-        beginning = self._pending[:5] if is_unparsed else self.head.method + b" "
+        beginning = b"%b %b " % (self.head.method, self.head.target)
+        if self.phase is Phase.HEAD:  # that was the last one's
+            beginning = self._pending[:BEGINNING]
         request, self._request = self._request, None
         self._must_linger = True
-        self._transport.write(refusal(refused, beginning == b"HEAD "))
+        self._transport.write(refusal(refused, beginning))
         self._leave()
         self.hub.when_refused(refused.status)
         if request is not None:

@@ -14,8 +14,10 @@ from pyfuncserver.errors import ServingError, Unauthenticated
 from pyfuncserver.model import call
 from pyfuncserver.model.call import Reply
 from pyfuncserver.model.exchange import Exchange
+from pyfuncserver.model.pipe import Pipe
 from pyfuncserver.protocol import request_id
 from pyfuncserver.protocol.rest.prediction import AUTHORIZATION, CHALLENGE, Route, phrase
+from pyfuncserver.protocol.rest.transport.streaming import CHUNKED, Outflow, is_chunked
 
 if TYPE_CHECKING:
     from pyfuncserver.protocol.rest.transport.native import HttpConnection
@@ -33,7 +35,8 @@ class Shortcut:
     """See :class:`~.native.Request`."""
 
     __slots__ = (
-        "_body", "_connection", "_deadline", "_exchange", "_head", "_id", "_route", "_timer",
+        "_body", "_connection", "_deadline", "_exchange", "_head", "_id", "_outflow", "_route",
+        "_timer",
     )  # fmt: skip
 
     def __init__(self, connection: HttpConnection, route: Route) -> None:
@@ -46,6 +49,7 @@ class Shortcut:
         self._body = bytearray()
         """What has come of it; not a list of parts, which may be as many as it has bytes."""
         self._timer: asyncio.TimerHandle | None = None
+        self._outflow: Outflow | None = None
 
     def begin(self) -> bool:
         head, route = self._head, self._route
@@ -66,7 +70,12 @@ class Shortcut:
             self._body += part
             body, self._body = bytes(self._body), bytearray()
         request = call.Request(
-            self._route.model, body, self._id, self._headers, deadline=self._deadline
+            self._route.model,
+            body,
+            self._id,
+            self._headers,
+            self._head.found.get,
+            deadline=self._deadline,
         )
         self._exchange = exchange = self._route.submit(request, self._deliver)
         if self._deadline < math.inf and self._connection.is_answering(self):
@@ -75,10 +84,14 @@ class Shortcut:
             self._timer = loop.call_later(left_s, exchange.expire)
 
     def resume(self) -> None:
-        """Do nothing: the answer is one write."""
+        """Go on, unless the answer is one write."""
+        if self._outflow is not None:
+            self._outflow.resume()
 
     def abandon(self) -> None:
         self._stop_timer()
+        if self._outflow is not None:
+            self._outflow.abandon()
         if self._exchange is not None:
             self._exchange.abandon()
 
@@ -104,6 +117,9 @@ class Shortcut:
         connection = self._connection
         if not connection.is_answering(self):
             return
+        if reply.stream is not None:
+            self._send_stream(reply, reply.stream)
+            return
         self._stop_timer()
         if reply.retry_after_s is not None:
             extra += b"Retry-After: %d\r\n" % reply.retry_after_s
@@ -118,6 +134,20 @@ class Shortcut:
             b"%bDate: %b\r\nX-Request-Id: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (beginning, *rest)
         )
         connection.finish()
+
+    def _send_stream(self, reply: Reply, stream: Pipe) -> None:
+        """Send the head, and then what comes, until the stream or the deadline ends it."""
+        connection = self._connection
+        has_chunks = is_chunked(connection)
+        extra = CHUNKED if has_chunks else b""
+        if connection.begin_answer(ends_by_closing=not has_chunks):
+            extra += _LAST
+        for name, value in reply.headers:
+            extra += f"{name}: {value}\r\n".encode("latin-1")
+        beginning = _beginning(int(reply.status), reply.reason, reply.content_type)
+        rest = (connection.hub.date, self._id.encode(), extra)
+        connection.write(b"%bDate: %b\r\nX-Request-Id: %b\r\n%b\r\n" % (beginning, *rest))
+        self._outflow = Outflow(connection, stream, self._stop_timer)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

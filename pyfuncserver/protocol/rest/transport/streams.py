@@ -20,14 +20,13 @@ from typing import Any
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
 from pyfuncserver.protocol.rest import framing
-from pyfuncserver.protocol.rest.transport.connection import Limits, Phase, refusal
+from pyfuncserver.protocol.rest.transport.connection import BEGINNING, Limits, Phase, refusal
 from pyfuncserver.protocol.rest.transport.farewell import Farewell
 
 log = logging.getLogger(__name__)
 
 MAX_CHUNK_LINE = 4096
 READ_AHEAD = 1 << 20
-BEGINNING = 16  # enough of a head for an empty line and the method HEAD
 _TORNADOS_REFUSAL = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
@@ -208,9 +207,8 @@ class Stream(IOStream):
         if self.closed():
             return
         beginning = self._read_buffer[:BEGINNING] if self.phase is Phase.HEAD else self._beginning
-        is_head_request = beginning.lstrip(b"\r\n").startswith(b"HEAD ")
         self.answer(is_last=True)
-        super().write(refusal(refused, is_head_request))
+        super().write(refusal(refused, bytes(beginning)))
         self.close()
         self._when_refused(refused.status)
 

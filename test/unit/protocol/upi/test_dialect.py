@@ -12,7 +12,7 @@ from pyfuncserver.protocol.upi.dialect import Upi
 
 
 def request(body: bytes) -> Request:
-    return Request("m-1", body, "id", {"foo": "bar"}, "context")
+    return Request("m-1", body, "id", {"foo": "bar"}, context="context")
 
 
 def message(name: str = "PredictValuesRequest") -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import tornado.web
 
-from pyfuncserver.protocol.rest.transport.connection import Limits, Phase
+from pyfuncserver.protocol.rest import framing
+from pyfuncserver.protocol.rest.transport.connection import Limits, Phase, refusal
 from pyfuncserver.protocol.rest.transport.head import Head
 from pyfuncserver.protocol.rest.transport.native import HttpConnection, NativeTransport
 from pyfuncserver.protocol.rest.transport.shortcut import Shortcut
@@ -110,3 +111,30 @@ def test_a_body_in_tiny_parts_takes_no_more_memory_than_it_has_bytes() -> None:
         assert tracemalloc.get_traced_memory()[0] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+V1, V2 = b'{"status_code":400,"reason":"so"}', b'{"error":"so"}'
+MLFLOW = b'{"error_code":"BAD_REQUEST","message":"so"}'
+
+
+@pytest.mark.parametrize(("beginning", "body"), [
+    (b"POST /v1/models/model-1:predict HTTP/1.1\r\nHost: a", V1),
+    (b"POST /v2/models/model/infer HTTP/1.1\r\n", V2),
+    (b"\r\n\r\nPOST /v2/models/model/infer HTTP/1.1\r\n", V2),
+    (b"POST http://a.example:80/v2/models/model/infer HTTP/1.1\r\n", V2),
+    (b"POST /invocations?a=b HTTP/1.1\r\n", MLFLOW),
+    (b"HEAD /v2 HTTP/1.1\r\n", b""),
+    (b"HEAD /v2", b""),
+    (b"POST /v2 ", V2),
+    (b"POST /v2", V1),  # there may be more of it
+    (b"POST /v2\r\nHost: /v2 ", V1),
+    (b"POST  /v2 ", V1),
+    (b"/v2", V1),
+    (b"\xff\xfe /\xff ", V1),
+    (b"", V1),
+])  # fmt: skip
+def test_a_refusal_has_the_shape_of_its_path(beginning: bytes, body: bytes) -> None:
+    head, _, sent = refusal(framing.Refused(400, "so"), beginning).partition(b"\r\n\r\n")
+    assert sent == body
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json")
+    assert head.endswith(b"\r\nConnection: close")

@@ -1,0 +1,109 @@
+"""The Open Inference Protocol over gRPC: ``ModelInferRequest`` bytes to a Call, answers back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyfuncserver.codec import inference, outputs
+from pyfuncserver.codec.tensors import Tensor
+from pyfuncserver.errors import InvalidInput, ModelAborted, ServingError, TooLarge, UnknownModel
+from pyfuncserver.model.call import Answer, Call, Form, Reply, Request, RequestedOutput, Tensors
+from pyfuncserver.model.failure import model_failed
+from pyfuncserver.model.identity import Identity
+from pyfuncserver.protocol.limit import Limit
+from pyfuncserver.protocol.oip.naming import key_of
+
+NAME = "v2_grpc"
+CONTENT_TYPE = "content_type"
+
+
+class Oip:
+    """See :class:`~pyfuncserver.model.call.Dialect`. A reply's status is a gRPC code's name.
+
+    ``names`` are those of the model's outputs, where its signature has any; ``limit`` bounds the
+    answers.
+    """
+
+    name = NAME
+
+    def __init__(
+        self, identity: Identity, names: Sequence[str] = (), limit: Limit | None = None
+    ) -> None:
+        self._identity = identity
+        self._names = names
+        self._limit = limit
+
+    def model_of(self, body: bytes) -> str:
+        """Name the model that a message asks for; the one that is there where none can be read.
+
+        Then :meth:`decode` says what is wrong with the message.
+        """
+        try:
+            return key_of(self._identity, *inference.asked_model(body))
+        except (ValueError, InvalidInput):
+            return self._identity.full_name
+
+    def decode(self, request: Request) -> Call:
+        try:
+            message = inference.parse("ModelInferRequest", request.body)
+            key = key_of(self._identity, message.model_name, message.model_version)
+            if key != request.model:  # it is said again, further behind than is read ahead
+                raise UnknownModel(key)
+            payload = _payload(message, request.id)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
+        is_raw = inference.is_raw(message)
+        return Call(Form.TENSORS, payload, request.headers, request.context, is_raw)
+
+    def encode(self, answer: Answer) -> Reply:
+        assert answer.call is not None
+        payload: Tensors = answer.call.payload
+        try:
+            found = _requested(outputs.tensors_of(answer.value, self._names), payload.outputs)
+            response = inference.response_of(self._head(payload), found, answer.call.origin)
+            body = response.SerializeToString()
+        except ServingError:
+            raise
+        except Exception as error:  # whatever the model's own objects do when they are read
+            raise model_failed("The model's answer cannot be sent as tensors", error) from error
+        if self._limit is not None and len(body) > self._limit.size:
+            raise TooLarge("The answer", *self._limit)
+        return Reply(body, "OK")
+
+    def _head(self, payload: Tensors) -> dict[str, str]:
+        return {
+            "model_name": self._identity.name,
+            "model_version": self._identity.version,
+            "id": payload.id,
+        }
+
+    def error(self, error: ServingError) -> Reply:
+        cause = error.__cause__ if isinstance(error, ModelAborted) else None
+        return Reply(b"", error.grpc_code, str(error), cause)
+
+
+def _payload(message: Any, request_id: str) -> Tensors:
+    """Give what a request holds for the model. Raises: ValueError"""
+    parameters = inference.parameters_of(message.parameters)
+    content_type = parameters.get(CONTENT_TYPE, "")
+    if not isinstance(content_type, str):
+        raise ValueError("content_type is a string")
+    wanted = [
+        RequestedOutput(output.name, inference.parameters_of(output.parameters))
+        for output in message.outputs
+    ]
+    inputs = inference.inputs_of(message)
+    return Tensors(inputs, parameters, content_type, message.id or request_id, wanted)
+
+
+def _requested(found: list[Tensor], wanted: list[RequestedOutput]) -> list[Tensor]:
+    """Give the outputs that are asked for, in that order. Raises: InvalidInput"""
+    if not wanted:
+        return found
+    by_name = {tensor.name: tensor for tensor in found}
+    for place, output in enumerate(wanted):
+        if output.name not in by_name:
+            names = ", ".join(by_name)
+            raise InvalidInput(f"outputs[{place}] is none of the model's outputs: {names}")
+    return [by_name[output.name] for output in wanted]

@@ -1,0 +1,13 @@
+"use strict";
+
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  displayRequestDuration: true,
+  tryItOutEnabled: true,
+  validatorUrl: null, // it would send the document to another host
+  onComplete: () => {
+    document.title = document.querySelector("#swagger-ui h1, #swagger-ui h2")?.firstChild?.textContent ?? "API";
+  },
+});

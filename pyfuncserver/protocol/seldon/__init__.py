@@ -1,0 +1,1 @@
+"""Seldon's dialect, over gRPC."""

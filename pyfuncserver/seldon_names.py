@@ -1,0 +1,177 @@
+"""Seldon's names for our settings: its Python server's variables and flags, read as ours.
+
+Each means one setting of ours, which wins where both are set. The facts are those of
+``seldon_core.microservice``, version 1.18: names, and how the values are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pyfuncserver.errors import StartupError
+
+USAGE_STATUS = 2
+HTTP, GRPC = "HTTP_JSON", "UPI_V1"
+_HTTP_WORKERS, _GRPC_WORKERS = "GUNICORN_WORKERS", "GRPC_WORKERS"
+_GRPC_PORT = "PREDICTIVE_UNIT_GRPC_SERVICE_PORT"
+_TRUE, _FALSE = ("1", "true", "t", "yes", "on"), ("0", "false", "f", "no", "off")
+
+Given = Mapping[str, str]
+"""What is set, by Seldon's variable, also where it was set by a flag."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """One of Seldon's names."""
+
+    variable: str
+    field: str
+    """Our setting's field."""
+    flag: str = ""
+    """Seldon's flag without its dashes, where ours is called otherwise."""
+    read: Callable[[str, str], str | None] = lambda _, value: value
+    """Gives our setting's value for this variable's; None where it does not say any.
+
+    Raises: StartupError
+    """
+
+    @property
+    def is_switch(self) -> bool:
+        """Tell whether the flag needs no value."""
+        return self.read in (_fixed_thread, _debug)
+
+
+def _switch(variable: str, value: str) -> bool:
+    word = value.strip().lower()
+    if word not in (*_TRUE, *_FALSE):
+        raise StartupError(
+            f"{variable}={value[:100]!r} is not allowed; allowed: true or false, 1 or 0",
+            USAGE_STATUS,
+        )
+    return word in _TRUE
+
+
+def _fixed_thread(variable: str, value: str) -> str | None:
+    return "1 fixed" if _switch(variable, value) else None
+
+
+def _debug(variable: str, value: str) -> str | None:
+    return "DEBUG" if _switch(variable, value) else None
+
+
+def _workers(_: str, value: str) -> str | None:
+    return None if _is_zero(value) else value  # that says which protocols there are
+
+
+def _is_zero(value: str) -> bool:
+    return value.strip().isdecimal() and int(value) == 0
+
+
+NAMES = (
+    Name(_HTTP_WORKERS, "workers", read=_workers),
+    Name(_GRPC_WORKERS, "workers", "grpc-workers", _workers),
+    Name("FLASK_SINGLE_THREADED", "threads", "single-threaded", _fixed_thread),
+    Name("GUNICORN_THREADS", "threads"),
+    Name("GRPC_THREADS", "grpc_concurrency", "grpc-threads"),
+    Name("GUNICORN_MAX_REQUESTS", "max_requests"),
+    Name("GUNICORN_MAX_REQUESTS_JITTER", "max_requests_jitter"),
+    Name("GUNICORN_KEEPALIVE", "keep_alive_sec", "keepalive"),
+    Name("GUNICORN_ACCESS_LOG", "access_log"),
+    Name("SELDON_DEBUG", "log_level", "debug", _debug),
+    Name("SELDON_LOG_LEVEL", "log_level"),
+    Name("LOG_LEVEL_ENV", "log_level"),
+    Name("PREDICTIVE_UNIT_HTTP_SERVICE_PORT", "http_port"),
+    Name(_GRPC_PORT, "grpc_port"),
+    Name("PREDICTIVE_UNIT_METRICS_SERVICE_PORT", "metrics_port"),
+    Name("PREDICTIVE_UNIT_METRICS_ENDPOINT", "metrics_path"),
+)
+"""Of two for one setting the first wins; of workers, the greater number."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What Seldon's names say of one of our settings."""
+
+    field: str
+    value: str
+    source: str
+    """The variable that says so."""
+    flag: str = ""
+    """The flag of the same meaning, with its dashes."""
+
+
+def names_of(field: str) -> list[Name]:
+    """List Seldon's names for a setting of ours."""
+    return [name for name in NAMES if name.field == field]
+
+
+def meanings(given: Given) -> dict[str, Meaning]:
+    """Tell what Seldon's names mean, by our fields. Raises: StartupError where a switch is none.
+
+    What they say of the protocol, :func:`protocols` tells.
+    """
+    found: dict[str, Meaning] = {}
+    for meaning in _readings(given):
+        before = found.setdefault(meaning.field, meaning)
+        if meaning.field == "workers" and _is_greater(meaning.value, before.value):
+            found[meaning.field] = meaning
+    return found
+
+
+def _readings(given: Given) -> Iterator[Meaning]:
+    for name in NAMES:
+        value = given.get(name.variable)
+        read = name.read(name.variable, value) if value else None
+        if read is not None:
+            yield Meaning(name.field, read, name.variable, f"--{name.flag}")
+
+
+def _is_greater(one: str, other: str) -> bool:
+    if not one.strip().isdecimal():
+        return True  # a bad value is to be told of
+    return other.strip().isdecimal() and int(one) > int(other)
+
+
+def protocols(given: Given, protocol: str | None) -> Meaning | None:
+    """Tell which protocols there are; None where Seldon's names change nothing about it.
+
+    ``protocol`` is what our own setting says, or None; a number of workers of 0 takes one away.
+    Seldon's server speaks both, so where ours does not say, gRPC is there if its workers or its
+    port are set, or where HTTP is off.
+    Raises: StartupError where none is left.
+    """
+    http, grpc = given.get(_HTTP_WORKERS, ""), given.get(_GRPC_WORKERS, "")
+    if protocol is None:
+        wants_grpc = bool(grpc or given.get(_GRPC_PORT)) or _is_zero(http)
+        asked = [HTTP, GRPC] if wants_grpc else [HTTP]
+    else:
+        asked = [part.strip() for part in protocol.split(",")]
+    off = {HTTP: _is_zero(http), GRPC: _is_zero(grpc)}
+    left = [name for name in asked if not off.get(name.upper(), False)]
+    if not left:
+        raise StartupError(
+            f"{_HTTP_WORKERS} and {_GRPC_WORKERS} leave no protocol to speak: 0 turns one off",
+            USAGE_STATUS,
+        )
+    if left == (asked if protocol is not None else [HTTP]):
+        return None
+    return Meaning("protocol", ",".join(left), _GRPC_WORKERS if grpc else _HTTP_WORKERS)
+
+
+def contradiction(meaning: Meaning, ours: str, name: str) -> str | None:
+    """Say that our setting, by this name, is set to something else; None where it is not."""
+    if _same(meaning.value, ours):
+        return None
+    return f"{meaning.source} has no effect: {name}={ours[:100]} is set as well"
+
+
+def _same(one: str, other: str) -> bool:
+    """Compare two texts of one setting: 2 and 2.0 are the same, and true and 1."""
+    for words in (_TRUE, _FALSE):
+        if one.lower() in words and other.lower() in words:
+            return True
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one.strip().lower() == other.strip().lower()

@@ -1,0 +1,153 @@
+"""Settings that came with Seldon's names: what each does to a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+from harness import Daemon, free_port, run_daemon_expecting_exit, wait_until
+
+METRICS = {
+    "PREDICTIVE_UNIT_METRICS_SERVICE_PORT": "0",
+    "PREDICTIVE_UNIT_METRICS_ENDPOINT": "/a/prometheus",
+}
+
+
+def get(port: int | None, path: str) -> tuple[int, str]:
+    assert port
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as there:
+        there.request("GET", path)
+        answer = there.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def monitor_of(daemon: Daemon) -> int:
+    (pid,) = daemon.processes() - daemon.worker_pids() - {daemon.pid}
+    return pid
+
+
+@pytest.mark.parametrize("protocol", ["HTTP_JSON", "UPI_V1"])
+def test_metrics_on_a_port_of_their_own(controlled_model: Path, protocol: str) -> None:
+    with Daemon(controlled_model, env={**METRICS, "CARAML_PROTOCOL": protocol}) as daemon:
+        status, text = get(daemon.metrics_port, "/a/prometheus")
+        assert status == 200
+        assert "pyfuncserver_model_info" in text
+        assert get(daemon.metrics_port, "/")[0] == 200
+        assert get(daemon.metrics_port, "/v1/models")[0] == 404
+        for path in ("/metrics", "/a/prometheus"):
+            assert get(daemon.http_port, path)[0] == 404
+        assert get(daemon.http_port, "/v1/models")[0] == 200
+
+
+def test_the_metrics_port_outlives_its_process(controlled_model: Path) -> None:
+    with Daemon(controlled_model, env=METRICS) as daemon:
+        assert get(daemon.metrics_port, "/a/prometheus")[0] == 200
+        os.kill(monitor_of(daemon), signal.SIGKILL)
+        # The port stays open meanwhile: who connects is answered by the next one.
+        status, text = get(daemon.metrics_port, "/a/prometheus")
+        assert status == 200
+        assert "pyfuncserver_model_info" in text
+
+
+def test_a_metrics_port_that_is_taken(controlled_model: Path) -> None:
+    with Daemon(controlled_model) as daemon:
+        env = {"METRICS_PORT": str(daemon.http_port)}
+        status, output = run_daemon_expecting_exit(["--model_dir", str(controlled_model)], env)
+    assert status == 1
+    assert "(METRICS_PORT) cannot be opened" in output
+
+
+def test_the_path_of_metrics_on_the_http_port(controlled_model: Path) -> None:
+    with Daemon(controlled_model, env={"METRICS_PATH": "/prometheus"}) as daemon:
+        assert get(daemon.http_port, "/prometheus")[0] == 200
+        assert get(daemon.http_port, "/metrics")[0] == 404
+
+
+@pytest.mark.parametrize("is_filtered", [True, False])
+def test_probes_in_the_access_log(controlled_model: Path, is_filtered: bool) -> None:
+    env = {"GUNICORN_ACCESS_LOG": "true", "FILTER_METRICS_ACCESS_LOGS": str(is_filtered)}
+    with Daemon(controlled_model, env=env) as daemon:
+        assert get(daemon.http_port, "/health/ping")[0] == 200
+        assert get(daemon.http_port, "/metrics")[0] == 200
+        assert daemon.predict({"do": "echo"}).status == 200
+        wait_until(lambda: "v1 model-1 status=200" in daemon.log(), 5)
+        log = daemon.log()
+    assert log.count("v1 model-1 status=200") == 1
+    assert ("GET /health/ping status=200" in log) is not is_filtered
+    assert ("GET /metrics status=200" in log) is not is_filtered
+    assert "POST" not in log
+
+
+def test_nothing_is_logged_where_no_access_log_is_asked_for(controlled_model: Path) -> None:
+    with Daemon(controlled_model, env={"FILTER_METRICS_ACCESS_LOGS": "false"}) as daemon:
+        assert get(daemon.http_port, "/health/ping")[0] == 200
+        assert "status=200" not in daemon.log()
+
+
+def test_a_pidfile(controlled_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "daemon.pid"
+    file.write_text("stale")
+    with Daemon(controlled_model, flags=["--pidfile", str(file)]) as daemon:
+        assert file.read_text() == f"{daemon.pid}\n"
+        daemon.terminate()
+        assert daemon.wait() == 0
+        assert not file.exists()
+
+
+def test_a_pidfile_of_somebody_else_is_left(controlled_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "daemon.pid"
+    with Daemon(controlled_model, flags=["--pidfile", str(file)]) as daemon:
+        file.write_text("1\n")
+        daemon.terminate()
+        assert daemon.wait() == 0
+    assert file.read_text() == "1\n"
+
+
+def test_a_pidfile_that_cannot_be_written(controlled_model: Path, tmp_path: Path) -> None:
+    args = ["--model_dir", str(controlled_model), "--pidfile", str(tmp_path / "no" / "pid")]
+    status, output = run_daemon_expecting_exit(args)
+    assert status == 1
+    assert "PIDFILE=" in output
+    assert len(output.splitlines()) == 1
+
+
+def test_no_http_workers(controlled_model: Path) -> None:
+    env = {"GUNICORN_WORKERS": "0", "GRPC_WORKERS": "2"}
+    with Daemon(controlled_model, env=env) as daemon:
+        assert len(daemon.worker_pids()) == 2
+        assert daemon.predict({}).status == 404
+        with daemon.channel() as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/seldon.protos.Model/Predict")(b"", timeout=10)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_no_grpc_workers(controlled_model: Path) -> None:
+    env = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1", "GRPC_WORKERS": "0"}
+    with Daemon(controlled_model, env=env) as daemon:
+        assert daemon.grpc_port is None
+        assert daemon.predict({"do": "echo"}).status == 200
+
+
+def test_seldons_ports_and_a_contradiction(controlled_model: Path) -> None:
+    ports = {"HTTP": free_port(), "GRPC": free_port()}
+    env = {f"PREDICTIVE_UNIT_{name}_SERVICE_PORT": str(port) for name, port in ports.items()}
+    env |= {"CARAML_HTTP_PORT": "", "CARAML_GRPC_PORT": "", "WORKERS": "1", "GUNICORN_WORKERS": "2"}
+    with Daemon(controlled_model, env=env) as daemon:
+        assert (daemon.http_port, daemon.grpc_port) == (ports["HTTP"], ports["GRPC"])
+        assert len(daemon.worker_pids()) == 1
+        warnings = [line for line in daemon.log_lines() if "has no effect" in line]
+    assert len(warnings) == 1
+    assert "GUNICORN_WORKERS" in warnings[0]
+
+
+def test_requests_of_seldon_are_counted_for_the_replacement(controlled_model: Path) -> None:
+    with Daemon(controlled_model, env={"GUNICORN_MAX_REQUESTS": "3"}) as daemon:
+        before = daemon.worker_pids()
+        for _ in range(4):
+            assert daemon.predict({"do": "echo"}).status == 200
+        wait_until(lambda: daemon.worker_pids() and not daemon.worker_pids() & before, 20)
