@@ -208,6 +208,7 @@ class _Worker:
             count_feedback=self._meters.count_feedback,
             metrics_path=self._place.config.http_metrics_path,
             logs_all=self._place.config.logs_pages,
+            max_body_size=self._place.config.max_body_size,
         )
         config = self._place.config
         transport = choice.transport(

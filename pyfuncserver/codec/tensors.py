@@ -93,8 +93,8 @@ def to_raw(tensor: Tensor) -> bytes:
 def from_list(datatype: str, shape: Sequence[int], data: Sequence[Any]) -> Array:
     """Make an array of a list of elements, flat or nested.
 
-    A nested one has the shape, except for sizes of 1. Of floats, integers are welcome; of BYTES,
-    ``str`` and ``bytes``.
+    A nested one has the shape, except for sizes of 1. Of floats, integers are welcome, and null,
+    which is NaN, as it is in our answers; of BYTES, ``str`` and ``bytes``.
     Raises: ValueError that names what is wrong.
     """
     _check(datatype)
@@ -234,7 +234,7 @@ _PYTHON_TYPES: dict[str, set[type]] = {
     "b": {bool},
     "u": {int},
     "i": {int},
-    "f": {float, int},
+    "f": {float, int, type(None)},
     "O": {str, bytes},
 }
 """What the elements of a list may be, by the kind of the array. No strings for a number: NumPy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
@@ -173,3 +174,28 @@ def test_a_client_that_goes_leaves_the_server_well(daemon: Daemon) -> None:
 def test_a_large_body_comes_back_whole(daemon: Daemon) -> None:
     text = "x" * 5_000_000
     assert daemon.predict({"do": "echo", "text": text}).json()["echo"]["text"] == text
+
+
+def test_a_compressed_body_is_unpacked(daemon: Daemon) -> None:
+    body = gzip.compress(json.dumps({"do": "echo", "pad": "x" * 10_000}).encode())
+    answer = daemon.http("POST", daemon.predict_path, body, {"Content-Encoding": "gzip"})
+    assert answer.status == 200
+    assert len(answer.body) > 10_000
+
+
+def test_a_body_in_a_coding_that_is_not_read_or_not_right(daemon: Daemon) -> None:
+    unknown = daemon.http("POST", daemon.predict_path, b"{}", {"Content-Encoding": "br"})
+    assert (unknown.status, unknown.headers["Accept-Encoding"]) == (415, "gzip, deflate")
+    assert unknown.json()["status_code"] == 415
+    wrong = daemon.http("POST", daemon.predict_path, b"{}", {"Content-Encoding": "gzip"})
+    assert wrong.json() == {
+        "status_code": 400,
+        "reason": "The body is not gzip, as its Content-Encoding says",
+    }
+
+
+def test_a_body_that_is_too_large_when_it_is_unpacked(daemon: Daemon) -> None:
+    body = gzip.compress(bytes(100_000_000))
+    answer = daemon.http("POST", daemon.predict_path, body, {"Content-Encoding": "gzip"})
+    assert answer.status == 413
+    assert "MAX_BODY_SIZE" in answer.json()["reason"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
@@ -26,7 +27,7 @@ from pyfuncserver.model.pipe import Pipe
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.protocol import request_id
 from pyfuncserver.protocol.reloading import Reloader
-from pyfuncserver.protocol.rest import deadline, shapes
+from pyfuncserver.protocol.rest import coding, deadline, shapes
 from pyfuncserver.protocol.rest.cloudevents import NO_ORIGIN, Origin
 from pyfuncserver.protocol.rest.outlet import Outlet
 from pyfuncserver.protocol.rest.prediction import AUTHORIZATION, CHALLENGE, Route, phrase
@@ -65,6 +66,8 @@ class Surroundings:
     """Is told the reward of each feedback."""
     metrics_path: str | None = "/metrics"
     """Where the exposition is; None where it is on another port."""
+    max_body_size: int = sys.maxsize
+    """Bytes that a body may have when its coding has been undone."""
     logs_all: bool = False
     """Whether a line is logged for what is no prediction, too."""
 
@@ -145,6 +148,7 @@ class Predict(Handler):
         self.body = bytearray()
         self.deadline = math.inf
         self.exchange: Exchange | None = None
+        self.has_gone = False
         self.sending: asyncio.Future[None] | None = None
 
     def prepare(self) -> None:
@@ -170,6 +174,8 @@ class Predict(Handler):
         cause = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(cause, ServingError):
             self.route.refuse(self.model, self.request_id, cause)
+        if isinstance(cause, coding.UnknownCoding):
+            self.set_header("Accept-Encoding", coding.ACCEPTED)
         super().write_error(status_code, **kwargs)
 
     def data_received(self, chunk: bytes) -> None:
@@ -178,6 +184,7 @@ class Predict(Handler):
     def on_connection_close(self) -> None:
         """Take back a prediction that waits for its turn; one that runs is not disturbed."""
         super().on_connection_close()  # ends the wait for a body that will not come
+        self.has_gone = True
         if self.exchange is not None:
             self.exchange.abandon()
         if self.sending is not None:
@@ -191,14 +198,24 @@ class Predict(Handler):
             return identity.key_of(named["model"], named.get("version") or "")
         return named.get("full_name", identity.full_name)
 
+    async def _whole_body(self) -> bytes:
+        """Give the body without its coding. Raises: as :func:`coding.decoded`"""
+        body = bytes(self.body)
+        codings = self.request.headers.get(coding.HEADER)
+        if codings is None:
+            return body
+        limit = self.around.max_body_size
+        return await asyncio.to_thread(coding.decoded, body, codings, limit)
+
     async def post(self, **_: str) -> None:
         request = Request(
             model=self.model,
-            body=bytes(self.body),
+            body=await self._whole_body(),
             id=self.request_id,
             headers=self.headers_for_model,
             header=self.raw_header,
             deadline=self.deadline,
+            is_wanted=lambda: not self.has_gone,
         )
         loop = asyncio.get_running_loop()
         reply = await self._answer(request, loop)

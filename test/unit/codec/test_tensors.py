@@ -95,6 +95,13 @@ def test_any_json_gives_an_array_or_a_value_error(
     assert found.dtype == DTYPES[datatype]
 
 
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_null_among_floats_is_nan(datatype: str) -> None:
+    found = tensors.from_list(datatype, [2], [1, None])
+    assert found.dtype == tensors.DTYPES[datatype]
+    assert (found[0], np.isnan(found[1])) == (1, True)
+
+
 def test_raw_is_little_endian() -> None:
     assert tensors.from_raw("INT16", [2], b"\x01\x02\xff\xff").tolist() == [513, -1]
     big = np.array([1.5], ">f4")
@@ -145,7 +152,7 @@ BAD_LISTS = {
     "uneven": (("INT8", [3], [[1, 2], [3]]), "nested unevenly"),
     "uneven depth": (("INT8", [2], [[1], 2]), "nested unevenly"),
     "deeper later": (("INT8", [2], [1, [2]]), "INT8 holds no list"),
-    "null": (("FP64", [1], [None]), "FP64 holds no null"),
+    "null": (("INT64", [1], [None]), "INT64 holds no null"),
     "text for a number": (("FP64", [1], ["1"]), "FP64 holds no string"),
     "a number for text": (("BYTES", [1], [1]), "BYTES holds no integer"),
     "null for text": (("BYTES", [2], ["a", None]), "BYTES holds no null"),

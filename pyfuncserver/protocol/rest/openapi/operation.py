@@ -53,7 +53,7 @@ WHY: Mapping[int, str] = {
     404: "There is no such model.",
     408: "The request was not sent in time.",
     413: "The body is larger than is allowed.",
-    415: "The body is of a content type that is not taken here.",
+    415: "The body is of a content type, or in a coding, that is not taken here.",
     429: "As many predictions wait as may.",
     431: "The request's head is larger than is allowed.",
     500: "The model has failed, or the server; the log tells why, under the error id.",
@@ -63,7 +63,7 @@ WHY: Mapping[int, str] = {
 }
 FRAMING = (408, 413, 431)
 """What a request is refused with before it is known what it asks for."""
-PREDICTION = (400, 404, 429, 500, 504)
+PREDICTION = (400, 404, 415, 429, 500, 504)
 """What every prediction may be refused with."""
 
 

@@ -15,7 +15,6 @@ from pyfuncserver.protocol.rest.openapi.operation import (
     EVENTS,
     JSON,
     TEXT,
-    WHY,
     Operation,
     Paths,
     content,
@@ -129,7 +128,7 @@ def _invocations(subject: Subject) -> Operation:
         summary="Predict",
         requestBody={"required": True, "content": request},
     )
-    found["responses"]["415"] = response(WHY[415], content(_TEXT, TEXT))
+    found["responses"]["415"]["content"] |= content(_TEXT, TEXT)
     return found
 
 

@@ -74,6 +74,7 @@ class Head:
         return (
             self.method == b"POST"
             and self.version == "HTTP/1.1"
+            and b"content-encoding" not in self.found
             and _PLAIN_HOST(self.found[b"host"]) is not None
         )
 
