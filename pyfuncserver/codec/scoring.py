@@ -69,9 +69,10 @@ def _jsonable(value: Any) -> Any:
 
 def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
     """Give a frame by row; of two columns of one name the last one stays, as in pandas."""
+    if not len(frame.columns):  # none for each row, or none at all before pandas 3
+        return list(frame.to_dict(orient="records"))
     names = [name if isinstance(name, str) else _key(name) for name in frame.columns]
-    rows = json.rows_of(frame) if names else [()] * len(frame)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [dict(zip(names, row, strict=True)) for row in json.rows_of(frame)]
 
 
 def _key(name: Any) -> str:

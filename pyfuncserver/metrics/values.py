@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from prometheus_client import mmap_dict, values
+from prometheus_client import REGISTRY, CollectorRegistry, mmap_dict, values
 
 from pyfuncserver.metrics import directory
 
@@ -131,8 +131,20 @@ def _become_nobody() -> None:
     """Count for this process alone; in a child that was forked with the lock held."""
     try:
         _take(NOBODY)
+        _free_locks(REGISTRY)
     finally:
         LOCK.release()
+
+
+def _free_locks(registry: CollectorRegistry) -> None:
+    """Free what threads that the child does not have held when it was forked.
+
+    ``prometheus_client`` finds a metric's child under a lock of the metric.
+    """
+    for owner in (registry, *registry._collector_to_names):
+        lock = getattr(owner, "_lock", None)
+        if lock is not None:
+            lock._at_fork_reinit()
 
 
 def _take(identity: str) -> None:
