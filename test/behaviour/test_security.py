@@ -125,12 +125,12 @@ def test_tls_clients_that_wait_do_not_hold_up_the_end(
 def test_a_handshake_may_take_longer_than_a_connection_is_kept(
     controlled_model: Path, authority: Authority, pair: Pair
 ) -> None:
-    env = {**files(pair), "KEEP_ALIVE_SEC": "0.5"}
+    env = {**files(pair), "KEEP_ALIVE_SEC": "1.5"}
     with (
         Daemon(controlled_model, env=env) as daemon,
         socket.create_connection(("127.0.0.1", daemon.http_port), timeout=10) as slow,
     ):
-        time.sleep(2)
+        time.sleep(3)
         secure = authority.client_context().wrap_socket(slow, server_hostname="localhost")
         with contextlib.closing(secure):
             secure.sendall(get("/"))

@@ -195,7 +195,7 @@ def test_a_body_in_a_coding_that_is_not_read_or_not_right(daemon: Daemon) -> Non
 
 
 def test_a_body_that_is_too_large_when_it_is_unpacked(daemon: Daemon) -> None:
-    body = gzip.compress(bytes(100_000_000))
+    body = gzip.compress(bytes(110_000_000))
     answer = daemon.http("POST", daemon.predict_path, body, {"Content-Encoding": "gzip"})
     assert answer.status == 413
     assert "MAX_BODY_SIZE" in answer.json()["reason"]

@@ -185,7 +185,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a negative shape": ({"inputs": [{**WHOLE, "shape": [-1, 4]}]}, "not negative"),
     "a huge shape": ({"inputs": [{**WHOLE, "shape": [10**12, 10**12]}]}, "the data 8"),
     "a text": ({"inputs": [tensor("x", "FP64", [["mine", 1, 2, 3]])]}, "holds no string"),
-    "a null": ({"inputs": [tensor("x", "FP64", [[None, 1, 2, 3]])]}, "holds no null"),
+    "a null": ({"inputs": [tensor("x", "INT64", [[None, 1, 2, 3]])]}, "holds no null"),
     "too narrow": ({"inputs": [tensor("x", "FP64", [[1, 2, 3]])]}, "has 3 columns, the model 4"),
     "a column is missing": ({"inputs": [tensor(FEATURES[0], "FP64", [1.5])]}, FEATURES[1]),
     "bytes for numbers": (

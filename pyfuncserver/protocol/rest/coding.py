@@ -12,17 +12,10 @@ _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """zlib's word for each format."""
 
 
-class UnknownCoding(UnsupportedMediaType):
-    """A body in a coding that we do not read; the answer names those that we do."""
-
-    def __init__(self) -> None:
-        super().__init__(f"The body's {HEADER} is none of: {ACCEPTED}")
-
-
 def decoded(body: bytes, codings: str, limit: int) -> bytes:
     """Undo the codings of a body, which may then have ``limit`` bytes.
 
-    Raises: UnknownCoding, InvalidInput, TooLarge
+    Raises: UnsupportedMediaType, InvalidInput, TooLarge
     """
     names = [name.strip().lower() for name in codings.split(",")]
     for name in reversed(names):  # the last was applied last
@@ -33,7 +26,7 @@ def decoded(body: bytes, codings: str, limit: int) -> bytes:
 
 def _inflated(body: bytes, name: str, limit: int) -> bytes:
     if name not in _WINDOWS:
-        raise UnknownCoding
+        raise UnsupportedMediaType(f"The body's {HEADER} is none of: {ACCEPTED}")
     found = bytearray()
     rest = body
     while rest:  # a gzip file may have several members

@@ -18,7 +18,7 @@ from typing import Any
 import tornado.web
 from tornado.iostream import StreamClosedError
 
-from pyfuncserver.errors import ServingError, Unauthenticated
+from pyfuncserver.errors import ServingError, Unauthenticated, UnsupportedMediaType
 from pyfuncserver.model.call import Reply, Request
 from pyfuncserver.model.description import Description
 from pyfuncserver.model.exchange import Exchange
@@ -174,7 +174,7 @@ class Predict(Handler):
         cause = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(cause, ServingError):
             self.route.refuse(self.model, self.request_id, cause)
-        if isinstance(cause, coding.UnknownCoding):
+        if isinstance(cause, UnsupportedMediaType):  # RFC 9110, section 15.5.16
             self.set_header("Accept-Encoding", coding.ACCEPTED)
         super().write_error(status_code, **kwargs)
 

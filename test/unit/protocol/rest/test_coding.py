@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyfuncserver.errors import InvalidInput, TooLarge
-from pyfuncserver.protocol.rest.coding import UnknownCoding, decoded
+from pyfuncserver.errors import InvalidInput, TooLarge, UnsupportedMediaType
+from pyfuncserver.protocol.rest.coding import decoded
 
 LIMIT = 1000
 
@@ -47,5 +47,5 @@ def test_what_is_not_in_its_coding_is_refused(body: bytes) -> None:
 
 
 def test_other_codings_are_refused() -> None:
-    with pytest.raises(UnknownCoding, match="gzip, deflate"):
+    with pytest.raises(UnsupportedMediaType, match="gzip, deflate"):
         decoded(b"{}", "br", LIMIT)
