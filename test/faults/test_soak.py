@@ -22,6 +22,7 @@ SOAK_S = float(os.environ.get("SOAK_SEC", "0"))
 KINDS = {"http-keep-alive": 2, "http-connect": 2, "upi": 2}
 RELOADS = 2
 FLAT = 1.02
+PLACES = 4 * 2 + 2  # of two generations of two workers with their replacements, and the hosts
 SPARE_DESCRIPTORS = 3  # connections that are just being made or closed
 
 
@@ -71,6 +72,7 @@ def test_soak(witness_model: Path, tmp_path: Path, figures: Callable[[str], None
         supervisor = daemon.pid
         reload(daemon)
         end = sampling(daemon, tmp_path)
+        kinds = {path.name.rpartition("_")[0] for path in tmp_path.rglob("*.db")}
     lost = [lost for load in running for lost in load.tally.lost]
     lines = [f"{sum(load.tally.answered for load in running)} answers, {len(lost)} lost"]
     pids = [*sorted(workers), supervisor]
@@ -91,8 +93,9 @@ def test_soak(witness_model: Path, tmp_path: Path, figures: Callable[[str], None
         assert descriptors <= SPARE_DESCRIPTORS
     assert after[-1].files <= before[0].files
     assert after[-1].file_bytes <= before[0].file_bytes
-    assert end.files <= before[0].files
-    assert end.file_bytes <= before[0].file_bytes
+    # A reload may use places that none of those before has used, but no more than there are.
+    assert end.files <= len(kinds) * PLACES
+    assert end.file_bytes / end.files <= before[0].file_bytes / before[0].files
 
 
 def reload(daemon: Daemon) -> None:
