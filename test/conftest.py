@@ -29,7 +29,9 @@ def save_model(tmp_path_factory: pytest.TempPathFactory) -> Save:
             warnings.simplefilter("ignore")
             import models
 
-            path = root / name
+            # By the module that knows how, since others may mean another model by the name.
+            path = root / Path(how.__code__.co_filename).stem / name
+            path.parent.mkdir(exist_ok=True)
             return path if path.exists() else how(models, path)
 
     return save
