@@ -13,14 +13,13 @@ from pyfuncserver.errors import ClientGone, InvalidInput, UnknownModel, Unsuppor
 from pyfuncserver.model.description import Description, TensorMetadata
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.oip.naming import key_of
+from pyfuncserver.protocol.open_inference import EXTENSIONS, SERVER
 from pyfuncserver.protocol.reloading import LONGEST_LOAD_S, POLL_INTERVAL_S, Reloader
 from pyfuncserver.protocol.servicer import Control, Errand, Patience
 
 Fields = dict[str, Any]
 """Of the response."""
 
-SERVER = "pyfuncserver"
-EXTENSIONS = ("binary_tensor_data", "model_repository")
 NOT_READY = "The server is not ready"
 GUARDED = frozenset({"RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"})
 """Those for which a client needs its token."""

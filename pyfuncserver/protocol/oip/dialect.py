@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyfuncserver.codec import inference, outputs
-from pyfuncserver.codec.tensors import Tensor
 from pyfuncserver.errors import InvalidInput, ModelAborted, ServingError, TooLarge, UnknownModel
 from pyfuncserver.model.call import Answer, Call, Form, Reply, Request, RequestedOutput, Tensors
 from pyfuncserver.model.failure import model_failed
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.limit import Limit
 from pyfuncserver.protocol.oip.naming import key_of
+from pyfuncserver.protocol.open_inference import requested
 
 NAME = "v2_grpc"
 CONTENT_TYPE = "content_type"
@@ -60,7 +60,7 @@ class Oip:
         assert answer.call is not None
         payload: Tensors = answer.call.payload
         try:
-            found = _requested(outputs.tensors_of(answer.value, self._names), payload.outputs)
+            found = requested(outputs.tensors_of(answer.value, self._names), payload.outputs)
             response = inference.response_of(self._head(payload), found, answer.call.origin)
             body = response.SerializeToString()
         except ServingError:
@@ -95,15 +95,3 @@ def _payload(message: Any, request_id: str) -> Tensors:
     ]
     inputs = inference.inputs_of(message)
     return Tensors(inputs, parameters, content_type, message.id or request_id, wanted)
-
-
-def _requested(found: list[Tensor], wanted: list[RequestedOutput]) -> list[Tensor]:
-    """Give the outputs that are asked for, in that order. Raises: InvalidInput"""
-    if not wanted:
-        return found
-    by_name = {tensor.name: tensor for tensor in found}
-    for place, output in enumerate(wanted):
-        if output.name not in by_name:
-            names = ", ".join(by_name)
-            raise InvalidInput(f"outputs[{place}] is none of the model's outputs: {names}")
-    return [by_name[output.name] for output in wanted]

@@ -19,6 +19,7 @@ from pyfuncserver.errors import InvalidInput, ModelStatus, ServingError
 from pyfuncserver.model.call import Answer, Call, Form, Reply, Request, RequestedOutput, Tensors
 from pyfuncserver.model.failure import model_failed
 from pyfuncserver.model.identity import Identity
+from pyfuncserver.protocol.open_inference import requested
 from pyfuncserver.protocol.rest.shape import Shape
 
 NAME = "v2"
@@ -191,16 +192,12 @@ def _output_wish(place: int, head: dict[str, Any]) -> RequestedOutput:
 def _requested(found: list[Tensor], payload: Tensors) -> list[tuple[Tensor, bool]]:
     """Give the outputs that are asked for, and whether each is to be raw."""
     is_binary = (payload.params or {}).get(ALL_BINARY) is True
+    chosen = requested(found, payload.outputs)
     if not payload.outputs:
-        return [(tensor, is_binary) for tensor in found]
-    by_name = {tensor.name: tensor for tensor in found}
-    for place, wish in enumerate(payload.outputs):
-        if wish.name not in by_name:
-            names = ", ".join(by_name)
-            raise InvalidInput(f"outputs[{place}] is none of the model's outputs: {names}")
+        return [(tensor, is_binary) for tensor in chosen]
     return [
-        (by_name[wish.name], wish.parameters.get(WANTS_BINARY, is_binary) is True)
-        for wish in payload.outputs
+        (tensor, wish.parameters.get(WANTS_BINARY, is_binary) is True)
+        for tensor, wish in zip(chosen, payload.outputs, strict=True)
     ]
 
 

@@ -9,12 +9,12 @@ from pyfuncserver.codec import json
 from pyfuncserver.errors import InvalidInput, NotReady, Unauthenticated, UnknownModel, Unsupported
 from pyfuncserver.model.call import Reply
 from pyfuncserver.model.description import TensorMetadata
+from pyfuncserver.protocol.open_inference import EXTENSIONS, SERVER
 from pyfuncserver.protocol.rest import deadline
 from pyfuncserver.protocol.rest.handler import Handler
 from pyfuncserver.protocol.rest.prediction import AUTHORIZATION
 from pyfuncserver.protocol.rest.v2 import CONTENT_TYPE
 
-EXTENSIONS = ("binary_tensor_data", "model_repository")
 MOST_CONTROL_BYTES = 2**16
 """What asks for no prediction is short."""
 
@@ -36,7 +36,7 @@ class Server(Page):
     """``GET /v2``"""
 
     def get(self) -> None:
-        self.answer({"name": "pyfuncserver", "version": __version__, "extensions": EXTENSIONS})
+        self.answer({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
 
 
 class Live(Page):
