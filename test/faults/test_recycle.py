@@ -57,4 +57,5 @@ def test_recycling_under_load_fails_no_request(
     assert recycled >= wished
     assert others == 0
     assert fewest == WORKERS
-    assert set().union(*(load.tally.by_worker for load in running)) <= workers
+    # Who was replaced had answered fifty and more, so each of them is known to the clients.
+    assert len(set().union(*(load.tally.by_worker for load in running))) >= recycled
