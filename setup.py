@@ -44,6 +44,8 @@ EXTRAS = {
     "upi": ["caraml-upi-protos>=0.3.1"],
     # Parquet in MLflow's scoring protocol; full MLflow, since 2.0, brings it along.
     "parquet": ["pyarrow>=10"],
+    # Spans of predictions, sent by OTLP over gRPC or HTTP. MLflow has the SDK since 2.14.
+    "tracing": ["opentelemetry-sdk>=1.24", "opentelemetry-exporter-otlp>=1.24"],
     # mypy and ruff are held to a minor version: the next one finds, and formats, other things.
     "dev": [
         "h2>=4.1",
@@ -51,6 +53,7 @@ EXTRAS = {
         "import-linter>=2.0",
         "mypy~=2.4",
         "openapi-spec-validator>=0.7",
+        "opentelemetry-exporter-otlp>=1.24",
         "pytest>=8.0",
         "pytest-benchmark>=4.0",
         "pytest-timeout>=2.3",

@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
@@ -111,7 +111,9 @@ class Config(BaseSettings):
     protocol: tuple[Protocol, ...] = setting(
         (Protocol.HTTP_JSON,),
         "CARAML_PROTOCOL",
-        "What to speak; both, comma-separated, serves both ports from one process tree.",
+        "What to speak: `HTTP_JSON` is every dialect over HTTP; `UPI_V1` every one over gRPC (UPI, "
+        "V2 and Seldon), and HTTP then has metrics and health alone; both, comma-separated, serves "
+        "both ports from one process tree.",
         "`HTTP_JSON`, `UPI_V1`, or both with a comma",
     )
     http_port: int = setting(
@@ -164,6 +166,14 @@ class Config(BaseSettings):
         "The model's schema; kept with its identity, logged at start at level DEBUG.",
         "a JSON object",
     )
+    parameters: dict[str, Any] = setting(
+        {},
+        "MODEL_CONFIG",
+        "What the model is to be loaded with: it replaces what the model was saved with "
+        "(`model_config` of `mlflow.pyfunc`), and the model reads it as `context.model_config`. "
+        "What the model was not saved with has no effect, and is told at start.",
+        "a JSON object, or Seldon's list of name, value and type",
+    )
     workers: int = setting(
         1,
         "WORKERS",
@@ -197,6 +207,13 @@ class Config(BaseSettings):
         "FILTER_METRICS_ACCESS_LOGS",
         "Leave out of `ACCESS_LOG` what is no prediction; `false` logs a line for each probe, "
         "scrape and question about the model over HTTP, too.",
+        BOOLEAN,
+    )
+    tracing: bool = setting(
+        False,
+        "TRACING",
+        "Send a span of each prediction to an OpenTelemetry collector; where it is, the standard "
+        "`OTEL_...` variables say. Needs `pyfuncserver[tracing]`.",
         BOOLEAN,
     )
     grpc_options: dict[str, ChannelArgument] = setting(
@@ -526,6 +543,18 @@ class Config(BaseSettings):
                 raise ValueError("is not a JSON object")
         return value
 
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _parse_parameters(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found = _parse_json(value, _refuse_duplicates)
+        if isinstance(found, list):
+            return seldon_names.parameters(found)
+        if not isinstance(found, dict):
+            raise ValueError("is neither a JSON object nor a list")
+        return found
+
     @field_validator("tls_cert", "tls_key", "tls_client_ca", "token_file")
     @classmethod
     def _make_absolute(cls, value: str) -> str:
@@ -630,11 +659,28 @@ class Config(BaseSettings):
         return self.pushes_metrics or not self.speaks_http or self.metrics_port is not None
 
 
-def _parse_json(text: str) -> Any:
+class _NamedTwice(Exception):
+    """A JSON object has a name twice."""
+
+
+def _parse_json(
+    text: str, hook: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=hook)
+    except _NamedTwice as error:
+        raise ValueError(f"has {error} twice") from None
     except (ValueError, RecursionError):
         raise ValueError("is not JSON") from None
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _NamedTwice(repr(name))
+        found[name] = value
+    return found
 
 
 class Setting(NamedTuple):
@@ -648,6 +694,11 @@ class Setting(NamedTuple):
     doc: str
     seldons: tuple[seldon_names.Name, ...]
     """Seldon's names for it."""
+
+    @property
+    def flag(self) -> str:
+        """Name the flag of the same meaning, without its dashes."""
+        return self.variable.removeprefix("CARAML_").lower()
 
 
 def settings() -> list[Setting]:
@@ -687,7 +738,7 @@ def read(argv: list[str]) -> Config:
     """
     flags, seldons = _parse_flags(argv)
     variables = {row.field: row.variable for row in settings()}
-    sources = {field: f"--{field}" for field in flags}
+    sources = {row.field: f"--{row.flag}" for row in settings()}
     for field, meaning in seldon_names.meanings(seldons).items():
         if field not in flags:
             flags[field], sources[field] = meaning.value, meaning.flag
@@ -732,13 +783,14 @@ def contradictions(argv: list[str], environ: Mapping[str, str]) -> list[str]:
     Variables are compared with variables, and flags with flags, for a flag beats any variable.
     """
     flags, seldons = _parse_flags(argv)
+    names = {row.field: row.flag for row in settings()}
     lines = []
     for meaning in seldon_names.meanings(_seldons_of(environ)).values():
         name, text = _set_by(environ, meaning.field)
         lines.append(seldon_names.contradiction(meaning, text, name) if text else None)
     for meaning in seldon_names.meanings(seldons).values():
         text = flags.get(meaning.field, "")
-        name = f"--{meaning.field}"
+        name = f"--{names[meaning.field]}"
         lines.append(seldon_names.contradiction(meaning, text, name) if text else None)
     return [line for line in lines if line is not None]
 
@@ -761,17 +813,18 @@ def _parse_flags(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         annotation = Config.model_fields[row.field].annotation
         extra: dict[str, Any] = {"nargs": "?", "const": "true"} if annotation is bool else {}
         doc = f"{row.doc} {row.variable}; default {row.default}; {row.allowed}."
-        names = dict.fromkeys((f"--{row.field}", f"--{row.field.replace('_', '-')}"))
+        names = dict.fromkeys((f"--{row.flag}", f"--{row.flag.replace('_', '-')}"))
         parser.add_argument(
             *names,
             dest=row.field,
             help=doc.replace("%", "%%"),
-            metavar=row.field.upper(),
+            metavar=row.flag.upper(),
             **extra,
         )
+    flags = {row.field: row.flag for row in settings()}
     for name in filter(lambda name: name.flag, seldon_names.NAMES):
         extra = {"nargs": "?", "const": "1"} if name.is_switch else {}
-        doc = f"Seldon's name for what {name.field} says."
+        doc = f"Seldon's name for what {flags[name.field]} says."
         parser.add_argument(f"--{name.flag}", dest=name.variable, help=doc, **extra)
     found = vars(parser.parse_args(argv))
     seldons = {name.variable for name in seldon_names.NAMES} & found.keys()
@@ -791,7 +844,7 @@ def _explain(error: ValidationError, flags: Mapping[str, Any], sources: Mapping[
         if row.field in lines:
             continue
         if problem["type"] == "missing":
-            lines[row.field] = f"--{row.field} is required: {row.doc}"
+            lines[row.field] = f"--{row.flag} is required: {row.doc}"
             continue
         given = flags.get(row.field)
         source = sources[row.field] if given is not None else _variable_in_use(row)
@@ -829,7 +882,7 @@ def table() -> str:
     """Render the settings as a Markdown table."""
     lines = ["| variable | flag | default | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
     lines += [
-        f"| `{row.variable}` | `--{row.field}` | {row.default} | {row.allowed} "
+        f"| `{row.variable}` | `--{row.flag}` | {row.default} | {row.allowed} "
         f"| {row.doc}{_seldons_shown(row)} |"
         for row in settings()
     ]

@@ -37,7 +37,7 @@ def run(place: Place, name: str, commands: int | None) -> int:
     processes.die_with_parent(signal.SIGKILL)
     instruments.install(name if is_host else str(place.slot))
     try:
-        loaded = loader.load(place.config.model_dir)
+        loaded = loader.load(place.config.model_dir, place.config.parameters)
         runner = PyFuncRunner(loaded.pyfunc, loaded.loader_module, loaded.example)
         worker.preload(place.config)
         heap.settle()

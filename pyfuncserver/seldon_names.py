@@ -6,8 +6,9 @@ Each means one setting of ours, which wins where both are set. The facts are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyfuncserver.errors import StartupError
 
@@ -60,6 +61,10 @@ def _debug(variable: str, value: str) -> str | None:
     return "DEBUG" if _switch(variable, value) else None
 
 
+def _parameters(_: str, value: str) -> str | None:
+    return None if "".join(value.split()) == "[]" else value  # as Seldon's operator always sets it
+
+
 def _workers(_: str, value: str) -> str | None:
     return None if _is_zero(value) else value  # that says which protocols there are
 
@@ -81,6 +86,7 @@ NAMES = (
     Name("SELDON_DEBUG", "log_level", "debug", _debug),
     Name("SELDON_LOG_LEVEL", "log_level"),
     Name("LOG_LEVEL_ENV", "log_level"),
+    Name("PREDICTIVE_UNIT_PARAMETERS", "parameters", "parameters", _parameters),
     Name("PREDICTIVE_UNIT_HTTP_SERVICE_PORT", "http_port"),
     Name(_GRPC_PORT, "grpc_port"),
     Name("PREDICTIVE_UNIT_METRICS_SERVICE_PORT", "metrics_port"),
@@ -175,3 +181,69 @@ def _same(one: str, other: str) -> bool:
         return float(one) == float(other)
     except ValueError:
         return one.strip().lower() == other.strip().lower()
+
+
+def parameters(given: Sequence[Any]) -> dict[str, Any]:
+    """Read Seldon's typed parameters: objects with a name, a value and its type.
+
+    Seldon's operator writes every value as a string; one that is of its type in JSON is taken, too.
+    Raises: ValueError that names the parameter which will not do.
+    """
+    found: dict[str, Any] = {}
+    for number, one in enumerate(given, 1):
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not one["name"]:
+            raise ValueError(f"its parameter {number} is no object with a name")
+        if one["name"] in found:
+            raise ValueError(f"names the parameter {one['name']!r} twice")
+        found[one["name"]] = _typed(one["name"], one.get("type"), one.get("value"))
+    return found
+
+
+def _typed(name: str, kind: object, value: object) -> Any:
+    read = _READERS.get(kind) if isinstance(kind, str) else None
+    if read is None:
+        kinds = ", ".join(_READERS)
+        raise ValueError(f"the type of its parameter {name!r} is none of {kinds}")
+    try:
+        return read(value)
+    except ValueError:
+        raise ValueError(f"the value of its parameter {name!r} is no {kind}") from None
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, str):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError
+
+
+def _number(value: object) -> float:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ValueError
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.lower() if isinstance(value, str) else ""
+    if word not in (*_TRUE, "y", *_FALSE, "n"):  # those of distutils.util.strtobool
+        raise ValueError
+    return word in (*_TRUE, "y")
+
+
+_READERS: dict[str, Callable[[object], Any]] = {
+    "INT": _whole,
+    "FLOAT": _number,
+    "DOUBLE": _number,
+    "STRING": _text,
+    "BOOL": _truth,
+}
+"""What ``parse_parameters`` of Seldon's server knows."""

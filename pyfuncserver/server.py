@@ -17,7 +17,7 @@ from pyfuncserver.metrics import directory
 from pyfuncserver.ports import open_ports
 from pyfuncserver.scoreboard import Scoreboard
 from pyfuncserver.supervisor import Supervisor, slots_of
-from pyfuncserver.utils import cgroups, logs, processes, sockets, tls, tokens
+from pyfuncserver.utils import cgroups, logs, processes, sockets, tls, tokens, tracing
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
         config = configuration.read(argv)
         logs.configure(config.log_level.value)
         _warn(config, argv)
+        if config.tracing:
+            tracing.check(os.environ)
         return _try_load(config) if config.dry_run else _serve(config)
     except StartupError as error:
         _say(str(error))
@@ -121,7 +123,7 @@ def _try_load(config: Config) -> int:
         logs.set_role("dry-run")
         instruments.install("dry-run")
         try:
-            PyFuncRunner(loader.load(config.model_dir).pyfunc)
+            PyFuncRunner(loader.load(config.model_dir, config.parameters).pyfunc)
         except StartupError as error:
             _say(str(error))
             return error.status

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from pyfuncserver.codec import inference, upi
 from pyfuncserver.config import Config
@@ -43,8 +44,12 @@ from pyfuncserver.protocol.rest.transport import choice
 from pyfuncserver.protocol.rest.transport.connection import Limits
 from pyfuncserver.reports import Reports
 from pyfuncserver.scoreboard import BEAT_INTERVAL_S, Restart, Scoreboard
-from pyfuncserver.utils import logs, processes, tls
+from pyfuncserver.utils import logs, processes, tls, tracing
 from pyfuncserver.utils.tokens import Tokens
+from pyfuncserver.utils.tracing import Tracing
+
+if TYPE_CHECKING:
+    from pyfuncserver.model.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +122,9 @@ class _Worker:
         self._tls = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
         self._tokens = Tokens(config.token_file) if config.token_file else None
 
+        self._tracing = Tracing(config.full_name) if config.tracing else None
+        spans = _spans(self._tracing)
+
         self._lanes: list[Lane | BatchingLane] = []
         self._fixed_lane: Lane | None = None
         if config.has_fixed_thread or runner.belongs_to_thread:
@@ -124,7 +132,9 @@ class _Worker:
         self._batching_lane = self._find_batching_lane()
 
         def service(lane: Entrance) -> InferenceService:
-            return InferenceService({config.full_name: runner}, meters, lane, config.access_log)
+            return InferenceService(
+                {config.full_name: runner}, meters, lane, config.access_log, spans
+            )
 
         self._http = None
         if config.speaks_http:
@@ -239,6 +249,8 @@ class _Worker:
         pulse.add_done_callback(_tell_of_failure)
         await self._stopping.wait()
         is_clean = await self._drain()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         pulse.cancel()
         return 0 if is_clean else 1
 
@@ -358,6 +370,14 @@ def _tell_of_failure(task: asyncio.Task[None]) -> None:
         log.error("the pulse has stopped; this worker will be replaced", exc_info=error)
 
 
+def _spans(tracing: Tracing | None) -> Spans | None:
+    if tracing is None:
+        return None
+    from pyfuncserver.model.spans import Spans  # only where there are any
+
+    return Spans(tracing.tracer)
+
+
 def _batch_size(config: Config) -> BatchSize:
     if config.batch_max_size == "auto":
         return MeasuredSize()
@@ -376,6 +396,9 @@ def preload(config: Config) -> None:
 
     Call it when the model has been loaded: which UPI messages are used depends on what it brings.
     """
+    if config.tracing:
+        tracing.preload()
+        import_module("pyfuncserver.model.spans")
     if config.speaks_upi:
         import_module("pyfuncserver.protocol.rpc.front")  # grpc starts nothing when imported
         import_module("pyfuncserver.protocol.grpc_services")

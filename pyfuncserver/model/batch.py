@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
@@ -19,6 +20,9 @@ from pyfuncserver.model.pyfunc import failure_of
 from pyfuncserver.model.rows import NotByRow, Rows, is_by_row, rows_of, split, stacked, takes_rows
 from pyfuncserver.model.streaming import whole
 from pyfuncserver.utils import logs
+
+if TYPE_CHECKING:
+    from pyfuncserver.model.spans import PredictionSpan
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,10 @@ class Member(Protocol):
 
     @property
     def deadline(self) -> float: ...
+
+    @property
+    def span(self) -> PredictionSpan | None:
+        """Its span, where it is traced; then all are."""
 
     def open(self, prepare: Callable[[Call], Any]) -> tuple[Call, Any] | None:
         """Give the call, and what ``prepare`` makes of it.
@@ -120,7 +128,8 @@ class Batcher:
             return False
         mark = logs.mark(f"{tickets[0].member.id}+{len(tickets) - 1}")
         try:
-            values = self._invoke(tickets)
+            with _traced(tickets):
+                values = self._invoke(tickets)
         except NotByRow as error:
             self._may_share = False
             log.warning("batching is off from now on: the model answers a batch with %s", error)
@@ -149,7 +158,7 @@ class Batcher:
 
     def _answer(self, ticket: Ticket) -> Answer:
         started = time.monotonic()
-        with _Blaming(ticket.call):
+        with _traced([ticket]), _Blaming(ticket.call):
             value = whole(self._model.invoke(ticket.prepared))
         if ticket.rows is not None:
             self._size.observe(ticket.rows.length, time.monotonic() - started)
@@ -164,6 +173,14 @@ class Batcher:
         values = split(answer, counts, index)
         self._size.observe(sum(counts), time.monotonic() - started)
         return values
+
+
+def _traced(tickets: Sequence[Ticket]) -> AbstractContextManager[object]:
+    """Have what is done inside be the run of these calls, where they are traced."""
+    first, *others = (ticket.member.span for ticket in tickets)
+    if first is None:
+        return nullcontext()
+    return first.run_with([span for span in others if span is not None], tickets[0].call.form)
 
 
 class _Blaming:

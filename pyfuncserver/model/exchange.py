@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pyfuncserver.errors import (
     ClientGone,
@@ -26,6 +26,9 @@ from pyfuncserver.metrics.meters import LOOP, THREAD, Meters, Where
 from pyfuncserver.model.call import Answer, Call, Dialect, ModelRunner, Parts, Reply, Request
 from pyfuncserver.model.pipe import Pipe
 from pyfuncserver.utils import logs
+
+if TYPE_CHECKING:
+    from pyfuncserver.model.spans import PredictionSpan
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ class Exchange:
 
     __slots__ = (
         "_arrived_at", "_began_at", "_desk", "_ended_at", "_lock", "_outcome", "_request",
-        "_runner", "_stage", "_stream", "_where", "deliver", "needs_thread",
+        "_runner", "_stage", "_stream", "_where", "deliver", "needs_thread", "span",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +106,7 @@ class Exchange:
         runner: ModelRunner | None,
         request: Request,
         deliver: Callable[[Reply], None],
+        span: PredictionSpan | None = None,
     ) -> None:
         self._desk = desk
         self._runner = runner
@@ -117,6 +121,7 @@ class Exchange:
         self._outcome: Outcome | None = None
         self._stream: _Stream | None = None
         self.needs_thread = False
+        self.span = span
         desk.meters.arrive()
 
     def enter(self) -> None:
@@ -374,6 +379,8 @@ class Exchange:
         now = self._ended_at or time.monotonic()
         ran = None if began_at is None else (self._where, now - began_at)
         desk.meters.settle(reply.status, None if failure is None else failure.kind.label, ran)
+        if self.span is not None:
+            self.span.end(reply.status, failure)
         if failure is None and not desk.logs_all:
             return
         log.info(

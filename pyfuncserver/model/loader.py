@@ -5,10 +5,13 @@ Nothing of MLflow is imported before :func:`load` is called: it costs a second a
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 import os
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,10 @@ class LoadedModel:
     """The input example that was logged with the model, or None."""
 
 
-def load(address: str) -> LoadedModel:
+def load(address: str, parameters: Mapping[str, Any] | None = None) -> LoadedModel:
     """Load a local directory that holds an MLmodel file.
 
+    ``parameters`` (MODEL_CONFIG) take the place of what the model was saved with.
     Raises: StartupError with the cause in one line; the traceback is logged at level DEBUG.
     """
     directory = _local_directory(address)
@@ -44,13 +48,39 @@ def load(address: str) -> LoadedModel:
         with heap.no_collections():
             import mlflow.pyfunc
 
-        model = mlflow.pyfunc.load_model(str(directory))
+        config = _config_of(directory, parameters) if parameters else {}
+        model = mlflow.pyfunc.load_model(str(directory), **config)
     except BaseException as error:  # the user's model: it may call sys.exit, or panic in Rust
         log.debug("loading %s failed", address, exc_info=error)
         raise StartupError(f"the model {address} cannot be loaded: {_cause(error)}") from error
     loader_module = str(model.loader_module)
     log.info("loaded %s (%s) in %.2f s", address, loader_module, time.monotonic() - started)
     return LoadedModel(model, loader_module, address, _example(model, directory))
+
+
+def _config_of(directory: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Give ``load_model``'s arguments for the parameters; log those that are without effect.
+
+    MLflow takes only what the model was saved with a default for, whichever its flavour, and drops
+    the rest; before 2.8 it takes none at all.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    if "model_config" not in inspect.signature(mlflow.pyfunc.load_model).parameters:
+        log.warning("MODEL_CONFIG has no effect: MLflow %s has no model_config", mlflow.__version__)
+        return {}
+    flavours = Model.load(str(directory / "MLmodel")).flavors or {}
+    known = flavours.get(mlflow.pyfunc.FLAVOR_NAME, {}).get("config") or {}
+    unknown = ", ".join(name for name in parameters if name not in known)
+    if unknown:
+        log.warning(
+            "MODEL_CONFIG: %s without effect, for the model was saved with %s",
+            unknown,
+            f"a model_config of {', '.join(known)} only" if known else "no model_config",
+        )
+    taken = {name: value for name, value in parameters.items() if name in known}
+    return {"model_config": copy.deepcopy(taken)} if taken else {}
 
 
 def _example(model: Any, directory: Path) -> Any:

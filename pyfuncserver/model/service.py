@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from pyfuncserver.errors import NotReady, ServingError
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.metrics.meters import Meters
 from pyfuncserver.model.call import Dialect, ModelRunner, Reply, Request
 from pyfuncserver.model.exchange import Desk, Entrance, Exchange
+
+if TYPE_CHECKING:
+    from pyfuncserver.model.spans import Spans
 
 FOREVER_S = 1e9
 """A wait that is longer has no end; the operating system could not count it."""
@@ -19,7 +23,8 @@ FOREVER_S = 1e9
 class InferenceService:
     """Answers requests in any dialect with the models of this process. Thread-safe.
 
-    ``logs_all`` lets a line be logged for what was answered well, too.
+    ``logs_all`` lets a line be logged for what was answered well, too; ``spans``, where there are
+    any, has each request traced.
     """
 
     def __init__(
@@ -28,11 +33,13 @@ class InferenceService:
         instruments: Instruments,
         lane: Entrance,
         logs_all: bool = False,
+        spans: Spans | None = None,
     ) -> None:
         self._runners = runners
         self._instruments = instruments
         self._lane = lane
         self._logs_all = logs_all
+        self._spans = spans
         self._desks: dict[str, Desk] = {}
 
     def submit(
@@ -85,7 +92,13 @@ class InferenceService:
         self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]
     ) -> Exchange:
         desk = self._desks.get(dialect.name) or self._make_desk(dialect)
-        return Exchange(desk, self._runners.get(request.model), request, deliver)
+        runner = self._runners.get(request.model)
+        if self._spans is None:
+            return Exchange(desk, runner, request, deliver)
+        span = self._spans.begin(dialect.name, request)
+        return Exchange(
+            desk, None if runner is None else span.runner(runner), request, deliver, span
+        )
 
     def _make_desk(self, dialect: Dialect) -> Desk:
         meters = Meters(self._instruments, dialect.name)

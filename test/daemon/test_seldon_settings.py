@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from harness import Daemon, free_port, run_daemon_expecting_exit, wait_until
+from processes import is_alive
 
 METRICS = {
     "PREDICTIVE_UNIT_METRICS_SERVICE_PORT": "0",
@@ -20,7 +23,7 @@ METRICS = {
 
 def get(port: int | None, path: str) -> tuple[int, str]:
     assert port
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as there:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as there:
         there.request("GET", path)
         answer = there.getresponse()
         return answer.status, answer.read().decode()
@@ -47,7 +50,9 @@ def test_metrics_on_a_port_of_their_own(controlled_model: Path, protocol: str) -
 def test_the_metrics_port_outlives_its_process(controlled_model: Path) -> None:
     with Daemon(controlled_model, env=METRICS) as daemon:
         assert get(daemon.metrics_port, "/a/prometheus")[0] == 200
-        os.kill(monitor_of(daemon), signal.SIGKILL)
+        monitor = monitor_of(daemon)
+        os.kill(monitor, signal.SIGKILL)
+        wait_until(lambda: not is_alive(monitor), 30, "its end")
         # The port stays open meanwhile: who connects is answered by the next one.
         status, text = get(daemon.metrics_port, "/a/prometheus")
         assert status == 200
@@ -75,7 +80,7 @@ def test_probes_in_the_access_log(controlled_model: Path, is_filtered: bool) -> 
         assert get(daemon.http_port, "/health/ping")[0] == 200
         assert get(daemon.http_port, "/metrics")[0] == 200
         assert daemon.predict({"do": "echo"}).status == 200
-        wait_until(lambda: "v1 model-1 status=200" in daemon.log(), 5)
+        wait_until(lambda: "v1 model-1 status=200" in daemon.log(), 30)
         log = daemon.log()
     assert log.count("v1 model-1 status=200") == 1
     assert ("GET /health/ping status=200" in log) is not is_filtered
@@ -122,7 +127,7 @@ def test_no_http_workers(controlled_model: Path) -> None:
         assert len(daemon.worker_pids()) == 2
         assert daemon.predict({}).status == 404
         with daemon.channel() as channel, pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/seldon.protos.Model/Predict")(b"", timeout=10)
+            channel.unary_unary("/seldon.protos.Model/Predict")(b"", timeout=30)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -150,4 +155,59 @@ def test_requests_of_seldon_are_counted_for_the_replacement(controlled_model: Pa
         before = daemon.worker_pids()
         for _ in range(4):
             assert daemon.predict({"do": "echo"}).status == 200
-        wait_until(lambda: daemon.worker_pids() and not daemon.worker_pids() & before, 20)
+        wait_until(lambda: daemon.worker_pids() and not daemon.worker_pids() & before, 30)
+
+
+# Parameters
+
+DEFAULTS = {"threshold": 0.5, "mode": "fast"}
+PARAMETERS = [
+    {"name": "threshold", "type": "FLOAT", "value": "0.9"},
+    {"name": "other", "type": "STRING", "value": "x"},
+]
+
+
+def configured(save_model: Any, kind: str) -> Path:
+    def how(_: Any, path: Path) -> Path:
+        import tracing_models
+
+        saved: Path = getattr(tracing_models, f"save_{kind}")(path)
+        return saved
+
+    path: Path = save_model(kind, how)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "loading", "workers"),
+    [
+        ("configured", "preload", "2"),
+        ("configured", "worker", "1"),
+        ("legacy_configured", "auto", "1"),
+        ("merlin_configured", "auto", "1"),
+    ],
+)
+def test_parameters_of_the_model(save_model: Any, kind: str, loading: str, workers: str) -> None:
+    path, given = configured(save_model, kind), json.dumps(PARAMETERS)
+    env = {"PREDICTIVE_UNIT_PARAMETERS": given, "MODEL_LOADING": loading, "WORKERS": workers}
+    expected = {**DEFAULTS, "threshold": 0.9}
+    with Daemon(path, env=env) as daemon:
+        answer = daemon.predict({"instances": [[1.0]]}).json()
+        seen = answer.get("predictions", answer)
+        assert seen["loaded"] == expected
+        assert seen.get("called", expected) == expected
+        assert "MODEL_CONFIG: other without effect" in daemon.log()
+        if loading == "worker":
+            before = daemon.worker_pids()
+            daemon.terminate(signal.SIGHUP)
+            wait_until(lambda: daemon.worker_pids() and not daemon.worker_pids() & before, 30)
+            again = daemon.predict({"instances": [[1.0]]}).json()["predictions"]
+            assert again["loaded"] == expected
+
+
+def test_parameters_in_a_dry_run(save_model: Any) -> None:
+    path = configured(save_model, "configured")
+    args = ["--model_dir", str(path), "--dry_run", "--model_config", '{"other": 1}']
+    status, output = run_daemon_expecting_exit(args)
+    assert status == 0
+    assert "MODEL_CONFIG: other without effect" in output

@@ -62,6 +62,8 @@ DEFAULTS: list[tuple[str, str, Any]] = [
     ("tls_key", "TLS_KEY", ""),
     ("tls_client_ca", "TLS_CLIENT_CA", ""),
     ("token_file", "TOKEN_FILE", ""),
+    ("tracing", "TRACING", False),
+    ("parameters", "MODEL_CONFIG", {}),
 ]
 
 # Variable, what is set, what it is read as; by the variable and by the flag alike.
@@ -86,6 +88,9 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("batch_max_size", "BATCH_MAX_SIZE", "64", 64),
     ("batch_max_size", "BATCH_MAX_SIZE", "Auto", "auto"),
     ("batch_max_delay_ms", "BATCH_MAX_DELAY_MS", "2.5", 2.5),
+    ("tracing", "TRACING", "1", True),
+    ("parameters", "MODEL_CONFIG", '{"a": {"b": [1, null]}}', {"a": {"b": [1, None]}}),
+    ("parameters", "MODEL_CONFIG", '[{"name": "a", "type": "INT", "value": "1"}]', {"a": 1}),
 ]
 
 # Variable, a bad value, a word of what is allowed.
@@ -127,6 +132,11 @@ BAD: list[tuple[str, str, str, str]] = [
     ("drain_timeout_sec", "DRAIN_TIMEOUT_SEC", "-1", "0 to 3600"),
     ("drain_delay_sec", "DRAIN_DELAY_SEC", "nan", "0 to 3600"),
     ("model_loading", "MODEL_LOADING", "lazy", "auto, preload, worker"),
+    ("tracing", "TRACING", "jaeger", "true or false"),
+    ("parameters", "MODEL_CONFIG", "a=1", "is not JSON"),
+    ("parameters", "MODEL_CONFIG", "1", "neither a JSON object nor a list"),
+    ("parameters", "MODEL_CONFIG", '{"a": {"b": 1, "b": 2}}', "has 'b' twice"),
+    ("parameters", "MODEL_CONFIG", '[{"name": "a"}]', "none of INT, FLOAT"),
     ("dry_run", "DRY_RUN", "perhaps", "true or false"),
     ("threads", "THREADS", "0", "1 to 1024"),
     ("threads", "THREADS", "2 fixed", "1 to 1024, or 1 fixed"),
@@ -190,7 +200,7 @@ def test_flag_beats_variable_and_alias(
     row = next(row for row in config.settings() if row.field == field)
     for name in (row.variable, *row.aliases):
         monkeypatch.setenv(name, "not to be read")
-    assert getattr(read(f"--{field}={given}"), field) == expected
+    assert getattr(read(f"--{row.flag}={given}"), field) == expected
 
 
 @pytest.mark.parametrize("row", config.settings(), ids=lambda row: row.field)
@@ -329,7 +339,7 @@ def test_help_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) 
     assert not stopped.value.code
     shown = capsys.readouterr().out
     for row in config.settings():
-        assert f"--{row.field}" in shown
+        assert f"--{row.flag}" in shown
         assert row.variable in shown
 
 
@@ -375,7 +385,7 @@ def test_table_has_a_row_for_every_field() -> None:
     lines = config.table().splitlines()
     assert len(lines) == len(Config.model_fields) + 2
     for row, line in zip(config.settings(), lines[2:], strict=True):
-        assert line.startswith(f"| `{row.variable}` | `--{row.field}` |")
+        assert line.startswith(f"| `{row.variable}` | `--{row.flag}` |")
         assert line.count("|") == 6, "no pipe in a cell"
         assert row.doc
         assert row.allowed
@@ -385,7 +395,7 @@ def test_table_has_a_row_for_every_field() -> None:
 def test_shown_default_is_read_as_the_default(row: config.Setting) -> None:
     if row.default in ("required", "unset"):
         return
-    assert getattr(read(f"--{row.field}={row.default}"), row.field) == getattr(read(), row.field)
+    assert getattr(read(f"--{row.flag}={row.default}"), row.field) == getattr(read(), row.field)
 
 
 def test_with_table_replaces_what_is_between_the_marks() -> None:

@@ -37,6 +37,11 @@ SAME: list[tuple[str, str, str, str, Any]] = [
     ("PREDICTIVE_UNIT_METRICS_SERVICE_PORT", "metrics-port", "83", "metrics_port", 83),
     ("PREDICTIVE_UNIT_METRICS_ENDPOINT", "metrics-path", "/prometheus", "metrics_path",
      "/prometheus"),
+    ("TRACING", "tracing", "1", "tracing", True),
+    ("TRACING", "tracing", "0", "tracing", False),
+    ("PREDICTIVE_UNIT_PARAMETERS", "parameters",
+     '[{"name": "C", "value": "0.5", "type": "FLOAT"}]', "parameters", {"C": 0.5}),
+    ("PREDICTIVE_UNIT_PARAMETERS", "parameters", "[]", "parameters", {}),
     ("PAYLOAD_PASSTHROUGH", "payload-passthrough", "1", "payload_passthrough", True),
 ]  # fmt: skip
 
@@ -212,7 +217,7 @@ def test_a_bad_value_is_named_as_it_was_given(
     assert caught.value.status == 2
 
 
-@pytest.mark.parametrize("flag", ["--tracing", "--parameters=[]", "--service-type=MODEL"])
+@pytest.mark.parametrize("flag", ["--persistence=1", "--service-type=MODEL"])
 def test_what_does_nothing_yet_is_refused(flag: str) -> None:
     with pytest.raises(StartupError, match="unrecognized"):
         read(flag)
@@ -225,3 +230,82 @@ def test_every_name_is_in_the_table() -> None:
         assert f"`--{name.flag}`" in table or not name.flag
     fields = {row.field for row in config.settings()}
     assert {name.field for name in seldon_names.NAMES} <= fields
+
+
+# Typed parameters
+
+
+def one(kind: object, value: object, name: object = "p") -> dict[str, object]:
+    return {"name": name, "type": kind, "value": value}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("INT", "5", 5),
+        ("INT", -5, -5),
+        ("FLOAT", "0.5", 0.5),
+        ("FLOAT", 2, 2.0),
+        ("DOUBLE", "1e3", 1000.0),
+        ("STRING", "true", "true"),
+        ("STRING", 5, "5"),
+        ("BOOL", "True", True),
+        ("BOOL", "y", True),
+        ("BOOL", "off", False),
+        ("BOOL", "0", False),
+        ("BOOL", True, True),
+    ],
+)
+def test_a_parameter(kind: str, value: object, expected: object) -> None:
+    found = seldon_names.parameters([one(kind, value)])
+    assert found == {"p": expected}
+    assert type(found["p"]) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ([one("INT", "5.5")], "the value of its parameter 'p' is no INT"),
+        ([one("INT", 5.5)], "is no INT"),
+        ([one("INT", True)], "is no INT"),
+        ([one("FLOAT", "much")], "is no FLOAT"),
+        ([one("DOUBLE", None)], "is no DOUBLE"),
+        ([one("STRING", ["a"])], "is no STRING"),
+        ([one("BOOL", "perhaps")], "is no BOOL"),
+        ([one("BOOL", 1)], "is no BOOL"),
+        ([one("int", "5")], "'p' is none of INT, FLOAT, DOUBLE, STRING, BOOL"),
+        ([one(["INT"], "5")], "is none of"),
+        ([one("INT", "5"), one("INT", "6")], "names the parameter 'p' twice"),
+        ([one("INT", "5"), "q"], "its parameter 2 is no object with a name"),
+        ([one("INT", "5", name=3)], "its parameter 1 is no object with a name"),
+        ([one("INT", "5", name="")], "its parameter 1 is no object with a name"),
+    ],
+)
+def test_a_parameter_that_will_not_do(given: list[Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        seldon_names.parameters(given)
+
+
+def test_parameters_that_will_not_do_are_told_by_the_name_that_was_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = '[{"name": "p", "type": "LONG", "value": "1"}]'
+    with pytest.raises(
+        StartupError, match=r"^--parameters='.* is not allowed: the type of"
+    ) as told:
+        read("--parameters", given)
+    assert told.value.status == 2
+    monkeypatch.setenv("PREDICTIVE_UNIT_PARAMETERS", given)
+    with pytest.raises(StartupError, match=r"^PREDICTIVE_UNIT_PARAMETERS='"):
+        read()
+    with pytest.raises(StartupError, match=r"^--model_config='1'"):
+        read("--model_config", "1")
+
+
+def test_ours_wins_over_parameters_and_an_empty_list_says_nothing() -> None:
+    ours = {"MODEL_CONFIG": '{"a": 1}'}
+    (line,) = contradictions({**ours, "PREDICTIVE_UNIT_PARAMETERS": "[1]"})
+    assert line == 'PREDICTIVE_UNIT_PARAMETERS has no effect: MODEL_CONFIG={"a": 1} is set as well'
+    assert contradictions({**ours, "PREDICTIVE_UNIT_PARAMETERS": " [ ]"}) == []
+    (line,) = contradictions({}, "--parameters", "[1]", "--model-config", "{}")
+    assert line == "PREDICTIVE_UNIT_PARAMETERS has no effect: --model_config={} is set as well"

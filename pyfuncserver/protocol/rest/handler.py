@@ -173,7 +173,7 @@ class Predict(Handler):
         """Count what was refused at its head, as the service does what it refuses itself."""
         cause = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(cause, ServingError):
-            self.route.refuse(self.model, self.request_id, cause)
+            self.route.refuse(self.model, self.request_id, cause, self.headers_for_model)
         if isinstance(cause, UnsupportedMediaType):  # RFC 9110, section 15.5.16
             self.set_header("Accept-Encoding", coding.ACCEPTED)
         super().write_error(status_code, **kwargs)

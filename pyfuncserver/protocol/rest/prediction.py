@@ -46,9 +46,11 @@ class Route:
             raise Unauthenticated
         return deadline.of(timeout)
 
-    def refuse(self, model: str, id_: str, failure: ServingError) -> Reply:
+    def refuse(
+        self, model: str, id_: str, failure: ServingError, headers: Callable[[], dict[str, str]]
+    ) -> Reply:
         """Count and log a request that is refused at its head, and give the reply to it."""
-        return self.service.refuse(self.dialect, Request(model, b"", id_), failure)
+        return self.service.refuse(self.dialect, Request(model, b"", id_, headers), failure)
 
     def submit(self, request: Request, deliver: Callable[[Reply], None]) -> Exchange:
         """See :meth:`InferenceService.submit`."""

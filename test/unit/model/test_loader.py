@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import logging
+import platform
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,3 +100,94 @@ def test_nothing_of_mlflow_is_imported_before_a_load(run_script: Callable[..., s
         from pyfuncserver.model import loader
         assert "mlflow" not in sys.modules
     """)
+
+
+# MODEL_CONFIG
+
+CONFIGURED = """
+flavors:
+  python_function:
+    loader_module: {module}
+    code: code
+    config:
+      a: 1
+      b: {{c: 2}}
+"""
+TELLING = """
+class Model:
+    def __init__(self, given):
+        self.given = given
+
+    def predict(self, data):
+        return data
+
+
+def _load_pyfunc(path, model_config=None):
+    return Model(model_config)
+"""
+
+
+def configured(path: Path, module: str, template: str = CONFIGURED) -> Path:
+    """Write a model that was saved with a model_config."""
+    flavour(path, module, TELLING)
+    text = template.format(module=module) + f"    python_version: {platform.python_version()}\n"
+    (path / "MLmodel").write_text(text, encoding="utf-8")
+    return path
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Give the lines that warn, MLflow's own as well."""
+    return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+def given_to(path: Path, parameters: dict[str, Any]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return loader.load(str(path), parameters).pyfunc._model_impl.given
+
+
+def test_parameters_take_the_place_of_what_the_model_was_saved_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, parameters = configured(tmp_path, "loader_configured"), {"b": [3]}
+    given = given_to(path, parameters)
+    assert given == {"a": 1, "b": [3]}
+    given["b"].append(4)
+    assert parameters == {"b": [3]}, "the model has a copy"
+    assert given_to(path, {}) == {"a": 1, "b": {"c": 2}}
+    assert told(caplog) == []
+
+
+def test_parameters_that_the_model_does_not_know(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = configured(tmp_path, "loader_knows_some")
+    assert given_to(path, {"a": 5, "x": 1, "y": 2}) == {"a": 5, "b": {"c": 2}}
+    (line,) = told(caplog)
+    assert line.startswith("MODEL_CONFIG: x, y without effect, for the model was saved with ")
+    assert line.endswith(" a model_config of a, b only")
+
+
+def test_parameters_of_a_model_that_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert given_to(configured(tmp_path, "loader_plain", FLAVOUR), {"x": 1}) is None
+    (line,) = told(caplog)
+    assert line == "MODEL_CONFIG: x without effect, for the model was saved with no model_config"
+
+
+def test_parameters_before_mlflow_knew_any(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.pyfunc
+
+    newer = mlflow.pyfunc.load_model
+
+    def load_model(model_uri: str) -> Any:
+        return newer(model_uri)
+
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", load_model)
+    path = configured(tmp_path, "loader_of_old")
+    assert given_to(path, {"a": 5}) == {"a": 1, "b": {"c": 2}}
+    (line,) = told(caplog)
+    assert line == f"MODEL_CONFIG has no effect: MLflow {mlflow.__version__} has no model_config"

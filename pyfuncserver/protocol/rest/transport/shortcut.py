@@ -57,7 +57,7 @@ class Shortcut:
             self._deadline = route.admit(head.get(_AUTHORIZATION), head.get(_TIMEOUT))
         except ServingError as failure:
             extra = _CHALLENGE if isinstance(failure, Unauthenticated) else b""
-            self._send(route.refuse(route.model, self._id, failure), extra)
+            self._send(route.refuse(route.model, self._id, failure, self._headers), extra)
             return False
         return True
 
