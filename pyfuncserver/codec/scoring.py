@@ -68,10 +68,15 @@ def _jsonable(value: Any) -> Any:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Give a frame by row; of two columns of one name the last one stays, as in pandas."""
+    """Give a frame by row.
+
+    Of two columns of one name the last one stays, as in pandas, also of 1 and True.
+    """
     if not len(frame.columns):  # none for each row, or none at all before pandas 3
         return list(frame.to_dict(orient="records"))
-    names = [name if isinstance(name, str) else _key(name) for name in frame.columns]
+    labels = frame.columns.tolist()
+    first = {label: label for label in reversed(labels)}
+    names = [label if isinstance(label, str) else _key(first[label]) for label in labels]
     return [dict(zip(names, row, strict=True)) for row in json.rows_of(frame)]
 
 

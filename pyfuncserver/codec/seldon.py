@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyfuncserver.codec.tensors import shaped
+
 Array = np.ndarray[Any, Any]
 
 
@@ -145,17 +147,24 @@ def _tensor(tensor: Any) -> Array:
 
 
 def tensor_of(shape: Sequence[int], values: Any) -> Array:
-    """Make a tensor's array, float64 unless all values are whole. Raises: ValueError"""
+    """Make a tensor's array: float64, or whole numbers where all values are. Raises: ValueError"""
+    array = values if isinstance(values, np.ndarray) else _numbers(values)
     try:
+        return shaped(array, shape) if shape else array
+    except ValueError as error:
+        raise ValueError(f"data.tensor: {error}") from None
+
+
+def _numbers(values: list[Any]) -> Array:
+    try:
+        if not set(map(type, values)) <= {int, float}:
+            # Protobuf's JSON has NaN and the infinities as strings. NumPy is given none: it would
+            # make every cell as long as the longest.
+            values = [math.nan if value is None else float(value) for value in values]
         array = np.asarray(values)
-        # Protobuf's JSON has NaN and the infinities as strings.
-        array = array if array.dtype.kind in "iuf" else np.asarray(values, np.float64)
+        return array if array.dtype.kind in "iuf" else np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError):
         raise ValueError("data.tensor.values is a list of numbers") from None
-    _check(array.ndim == 1, "data.tensor.values is a flat list")
-    size = math.prod(shape) if shape else len(array)
-    _check(size == len(array), f"data.tensor: {len(array)} values do not fill its shape")
-    return array.reshape(shape) if shape else array
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -24,7 +25,9 @@ from pyfuncserver.codec.seldon import (
 
 PACKAGE = "seldon.protos"
 _DEEPEST = 100
-"""Levels of a ``Value``: protobuf's own parser reads no more."""
+"""Messages within one another: protobuf's own parsers read no more."""
+_IN_MESSAGE, _IN_DATA = 1, 3
+"""How deep a ``Value`` is that ``jsonData`` holds; or a ``ListValue``, or an entry, of a member."""
 
 
 @lru_cache(maxsize=1)
@@ -50,6 +53,8 @@ def parse_message(data: bytes, puid: str = "") -> Message:
 def parse_feedback(data: bytes, puid: str = "") -> Feedback:
     """Read a ``Feedback``, whose messages may hold nothing. Raises: ValueError"""
     found = _parsed("Feedback", data)
+    if not math.isfinite(found.reward):
+        raise ValueError("reward is a number")
     puid = found.response.meta.puid or puid
     truth = _message(found.truth, "") if found.HasField("truth") else NOTHING
     return Feedback(
@@ -83,10 +88,8 @@ def _array_message(data: Any, meta: Meta) -> Message:
     if holder is None:
         raise ValueError("data holds one of ndarray, tensor and tftensor; this one none")
     if holder == "tensor":
-        shape = list(data.tensor.shape)
-        if any(size < 0 for size in shape):
-            raise ValueError("data.tensor.shape has a number below 0")
-        value: Any = tensor_of(shape, np.array(data.tensor.values, np.float64))
+        values = np.array(data.tensor.values, np.float64)
+        value: Any = tensor_of(list(data.tensor.shape), values)
     elif holder == "ndarray":
         value = [_plain(item) for item in data.ndarray.values]
     else:
@@ -124,7 +127,7 @@ def write_message(message: Message) -> bytes:
     if kind in ARRAYS:
         _write_data(found.data, message)
     elif kind is Kind.JSON:
-        _write(found.jsonData, _as_json(message.value), _DEEPEST)
+        _write(found.jsonData, _as_json(message.value), _IN_MESSAGE)
     elif kind is not Kind.NONE:
         setattr(found, kind.value, message.value)
     data: bytes = found.SerializeToString()
@@ -142,14 +145,14 @@ def _write_data(data: Any, message: Message) -> None:
     else:
         data.ndarray.SetInParent()
         for item in _as_json(message.value):
-            _write(data.ndarray.values.add(), item, _DEEPEST)
+            _write(data.ndarray.values.add(), item, _IN_DATA)
 
 
 def _write_meta(found: Any, meta: Meta) -> None:
     found.SetInParent()
     found.puid = meta.puid
     for name, value in meta.tags.items():
-        _write(found.tags[name], value, _DEEPEST)
+        _write(found.tags[name], value, _IN_DATA)
     found.routing.update(meta.routing)
     found.requestPath.update(meta.request_path)
 
@@ -159,10 +162,11 @@ def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _write(found: Any, value: Any, levels: int) -> None:
-    """Write a value into an empty ``google.protobuf.Value``. Raises: ValueError if too deep."""
-    if not levels:
-        raise ValueError("the answer is nested too deeply for a protobuf Value")
+def _write(found: Any, value: Any, depth: int) -> None:
+    """Write a value into an empty ``google.protobuf.Value``, which is so many messages deep.
+
+    Raises: ValueError where the value is nested too deeply.
+    """
     if value is None:
         found.null_value = 0
     elif isinstance(value, bool):
@@ -173,12 +177,20 @@ def _write(found: Any, value: Any, levels: int) -> None:
         found.string_value = value
     elif isinstance(value, Mapping):
         found.struct_value.SetInParent()
+        depth = _deeper(depth, 3)  # in a Struct, and in an entry of it
         for name, item in value.items():
-            _write(found.struct_value.fields[name], item, levels - 1)
+            _write(found.struct_value.fields[name], item, depth)
     else:
         found.list_value.SetInParent()
+        depth = _deeper(depth, 2)  # in a ListValue
         for item in value:
-            _write(found.list_value.values.add(), item, levels - 1)
+            _write(found.list_value.values.add(), item, depth)
+
+
+def _deeper(depth: int, levels: int) -> int:
+    if depth + levels > _DEEPEST:
+        raise ValueError("the answer is nested too deeply for a protobuf Value")
+    return depth + levels
 
 
 def write_metadata(body: Mapping[str, Any]) -> bytes:
@@ -195,6 +207,6 @@ def write_metadata(body: Mapping[str, Any]) -> bytes:
                 shape=entry.get("shape", ()),
             )
             if "schema" in entry:
-                _write(part.schema, entry["schema"], _DEEPEST)
+                _write(part.schema, entry["schema"], _IN_DATA)
     data: bytes = found.SerializeToString()
     return data

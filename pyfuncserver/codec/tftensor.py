@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
+
+from pyfuncserver.codec.tensors import shaped
 
 Array = np.ndarray[Any, Any]
 
@@ -31,39 +32,41 @@ _NUMBERS = {name: number for number, (name, _) in _TYPES.items()}
 def array_of(tensor: Any) -> Array:
     """Give a tensor's values. Raises: ValueError where they are not to be read."""
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    if tensor.tensor_shape.unknown_rank:
         raise ValueError("a tensor's shape has no free dimension")
+    # The last value might stand for all that are missing (tensor.proto): such a tensor is not read,
+    # for the client's own message would not bound it.
+    try:
+        return shaped(_values(tensor), shape)
+    except ValueError as error:
+        raise ValueError(f"data.tftensor: {error}") from None
+
+
+def _values(tensor: Any) -> Array:
     if tensor.dtype == _STRING:
-        return _filled(np.array(list(tensor.string_val), dtype=object), shape)
+        return np.array(list(tensor.string_val), dtype=object)
     if tensor.dtype not in _TYPES:
-        raise ValueError(f"tensors of type {tensor.dtype} are not read")
+        raise ValueError(f"type {tensor.dtype} is not read")
     name, field = _TYPES[tensor.dtype]
     if tensor.tensor_content:
-        return _from_bytes(tensor.tensor_content, np.dtype(name).newbyteorder("<"), shape)
+        return _from_bytes(tensor.tensor_content, name)
     values = getattr(tensor, field)
     if field == "half_val":  # the bits of each, in the lower half of an int32
-        return _filled(np.array(values, "int32").astype("uint16").view("float16"), shape)
+        return np.array(values, "int32").astype("uint16").view("float16")
     found = np.array(values).astype(name)
     if field == "int_val" and not np.array_equal(found, values):
-        raise ValueError(f"a tensor's value is none of {name}")
-    return _filled(found, shape)
+        raise ValueError(f"a value is none of {name}")
+    return found
 
 
-def _from_bytes(content: bytes, dtype: np.dtype[Any], shape: list[int]) -> Array:
-    if len(content) != math.prod(shape) * dtype.itemsize:
-        raise ValueError("a tensor's content does not fill its shape")
-    return np.frombuffer(content, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
-
-
-def _filled(values: Array, shape: list[int]) -> Array:
-    """Shape values, the last of which stands for all that are missing, as tensor.proto says."""
-    missing = math.prod(shape) - len(values)
-    if missing < 0 or (missing and not len(values)):
-        raise ValueError("a tensor's values do not fill its shape")
-    if missing:
-        # The client's own message bounds a shape that is written out; this one would not be.
-        raise ValueError("a tensor whose values are not all there is not read")
-    return values.reshape(shape)
+def _from_bytes(content: bytes, name: str) -> Array:
+    if name == "bool":  # NumPy counts with whatever a byte of its own holds
+        flags: Array = np.frombuffer(content, "uint8") != 0
+        return flags
+    dtype = np.dtype(name)
+    if len(content) % dtype.itemsize:
+        raise ValueError(f"the content is no number of {name}")
+    return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype)
 
 
 def fill(tensor: Any, array: Array) -> None:

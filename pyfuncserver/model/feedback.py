@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pyfuncserver.codec.seldon import ARRAYS, Feedback, Kind, Message
+from pyfuncserver.codec.seldon import ARRAYS, Feedback, Message
+from pyfuncserver.errors import InvalidInput
+from pyfuncserver.model.seldon import array_of
 
 Listener = Callable[[Feedback], Any]
 """Hands it to the model, and gives the answer. Raises: what the model raises."""
@@ -48,15 +50,12 @@ def _takes_routing(send: Callable[..., Any]) -> bool:
 
 def _features(message: Message) -> Any:
     """Give an array as one, and all else as it is; None for nothing."""
-    if message.kind is Kind.NONE or message.kind not in ARRAYS:
+    if message.kind not in ARRAYS:
         return message.value
-    value = message.value
-    if isinstance(value, np.ndarray):
-        return value
     try:
-        return np.array(value)
-    except ValueError:  # rows of several lengths
-        return np.array(value, dtype=object)
+        return array_of(message.value)
+    except InvalidInput:  # rows of several lengths, or long strings among many short ones
+        return np.array(message.value, dtype=object)
 
 
 def _branch(feedback: Feedback) -> int | None:

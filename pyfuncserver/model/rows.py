@@ -73,12 +73,21 @@ def stacked(inputs: Sequence[Any]) -> Any:
     """Put inputs of one layout under one another."""
     first = inputs[0]
     if isinstance(first, pd.DataFrame):
-        return pd.concat(inputs, ignore_index=_is_numbered(first.index))
+        return _stacked_frames(inputs)
     if isinstance(first, np.ndarray):
         return np.concatenate(inputs)
     if isinstance(first, dict):
         return {name: np.concatenate([part[name] for part in inputs]) for name in first}
     return [row for part in inputs for row in part]
+
+
+def _stacked_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    index = frames[0].index
+    if not _is_numbered(index):
+        return pd.concat(frames)
+    both = pd.concat(frames, ignore_index=True)
+    both.index = _counting(index, len(both))
+    return both
 
 
 def split(answer: Any, counts: Sequence[int], index: pd.Index | None = None) -> list[Any]:
@@ -125,12 +134,16 @@ def _rows_of_frame(frame: pd.DataFrame) -> Rows | None:
         return None
     # The types of the names as well: 1, 1.0 and True are equal.
     columns = (tuple(names), names.dtype, names.name, tuple(frame.dtypes))
-    names_of_rows = (frame.index.dtype, frame.index.name) if labels else None
-    return Rows(len(frame), (pd.DataFrame, columns, names_of_rows), labels)
+    index = (type(frame.index), frame.index.dtype, frame.index.name)
+    return Rows(len(frame), (pd.DataFrame, columns, index), labels)
 
 
 def _labels(index: pd.Index) -> frozenset[Any] | None:
-    """Give the names of rows, none where they are only numbered; None for other indexes."""
+    """Give the names of rows, none where they are only numbered; None for other indexes.
+
+    Of other numbers none are taken for names: what a model aligns with them by position, as
+    ``pd.concat([frame, pd.DataFrame(answers)], axis=1)`` does, may meet the rows of others.
+    """
     if _is_numbered(index):
         return frozenset()
     if index.nlevels > 1 or not pd.api.types.is_string_dtype(index.dtype):  # or object
@@ -158,8 +171,19 @@ def _rows_of_columns(columns: dict[Any, Any], is_by_row: bool) -> Rows | None:
 
 
 def _is_numbered(index: pd.Index) -> bool:
-    """Tell whether it only counts the rows, from 0."""
-    return type(index) is pd.RangeIndex and index.equals(pd.RangeIndex(len(index)))
+    """Tell whether it only counts the rows, from 0.
+
+    An index of integers does so as well as a range: ``to_json(orient="split")`` writes every frame
+    with one, and so does MLflow's own client.
+    """
+    return bool(index.dtype == np.int64 and index.equals(pd.RangeIndex(len(index))))
+
+
+def _counting(like: pd.Index, length: int) -> pd.Index:
+    """Make an index of this kind and name that counts so many rows."""
+    if type(like) is pd.RangeIndex:
+        return pd.RangeIndex(length, name=like.name)
+    return pd.Index(np.arange(length, dtype=np.int64), name=like.name)
 
 
 def _frozen(value: Any) -> Hashable:
@@ -191,12 +215,13 @@ def _split_labelled(
     An index that is neither the input's nor simply counts may say that the rows have been sorted.
     """
     is_own = index is not None and answer.index.equals(index)
-    if not is_own and not _is_numbered(answer.index):
+    is_numbered = _is_numbered(answer.index)
+    if not is_own and not (is_numbered and type(answer.index) is pd.RangeIndex):
         raise NotByRow("rows under an index that is not the input's")
     parts = [answer.iloc[part] for part in bounds]
-    if _is_numbered(answer.index):
+    if is_numbered:
         for part in parts:
-            part.index = pd.RangeIndex(len(part))
+            part.index = _counting(answer.index, len(part))
     return parts
 
 

@@ -185,9 +185,11 @@ def parsed(parse: FrameParser, field: str, data: Any, schema: Any) -> pd.DataFra
     if problem:
         raise InvalidInput(problem)
     try:
-        return parse(field, data, schema)
+        frame = parse(field, data, schema)
+        hash(tuple(frame.columns))  # pandas takes any labels, and fails at most that is done then
     except Exception as error:  # MLflow's refusal, or whatever pandas makes of the client's data
         raise InvalidInput(_refusal(error, field, schema)) from error
+    return frame
 
 
 def _malformed(field: str, data: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from pyfuncserver.codec.seldon import ARRAYS, Message
 from pyfuncserver.errors import InvalidInput
 from pyfuncserver.model.rectangle import AS_IS, COLUMNS, ROWS
+from pyfuncserver.model.tensors import MOST_PADDED_BYTES
 
 Array = np.ndarray[Any, Any]
 Found = tuple[str, Any, None]
@@ -37,7 +39,7 @@ def reader(schema: Any) -> Callable[[Message], Found]:
         if columns:
             return COLUMNS, _counted(_by_column(message, columns), whole), None
         if schema is None:
-            return AS_IS, _array(message.value), None
+            return AS_IS, array_of(message.value), None
         return _for_schema(schema, _listed(message.value))
 
     return read
@@ -124,11 +126,27 @@ def _decoded(value: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _array(values: Any) -> Array:
-    """Make an array, of the type that NumPy chooses, as Seldon's own server does."""
+def array_of(values: Any) -> Array:
+    """Make an array, of the type that NumPy chooses, as Seldon's own server does.
+
+    Raises: InvalidInput
+    """
     if isinstance(values, np.ndarray):
         return values
+    if _padded_bytes(values) > MOST_PADDED_BYTES:
+        raise InvalidInput("data.ndarray is too large as strings of one length")
     try:
         return np.array(values)
     except ValueError:
         raise InvalidInput("data.ndarray has rows of several lengths") from None
+
+
+def _padded_bytes(cells: list[Any]) -> int:
+    """Tell how many bytes an array takes at least whose cells are all as long as the longest."""
+    types = set(map(type, cells))
+    while types == {list}:
+        cells = list(chain.from_iterable(cells))
+        types = set(map(type, cells))
+    if str not in types:
+        return 0
+    return max(len(cell) for cell in cells if type(cell) is str) * len(cells) * 4

@@ -113,6 +113,8 @@ class HttpCall:
 class HttpClient(Client):
     wire = "http"
     path: ClassVar[str]
+    other_path: ClassVar[str]
+    """Of a model that is not there, where the dialect names one."""
     ready_path: ClassVar[str]
     content_type: ClassVar[str] = "application/json"
     error_type: ClassVar[str] = "application/json"
@@ -120,12 +122,15 @@ class HttpClient(Client):
     def headers(self, body: bytes) -> dict[str, str]:
         return {"Content-Type": self.content_type}
 
-    @abstractmethod
-    def values(self, response: HTTPResponse, body: bytes) -> Sequence[Any]: ...
+    def values(self, response: HTTPResponse, body: bytes) -> Sequence[Any]:
+        return [row["total"] for row in _parsed(body)["predictions"]]
 
     @abstractmethod
     def reason(self, status: int, problem: Any) -> str:
         """Give what an error's body says, which has to be all that it holds."""
+
+    def ask_another(self) -> Outcome:
+        return self.start(self.body([(ANSWER, 1)]), path=self.other_path).outcome()
 
     def start(
         self,
@@ -165,6 +170,7 @@ class V1(HttpClient):
     dialect = "v1"
     names_model = True
     path = "/v1/models/model-1:predict"
+    other_path = "/v1/models/other:predict"
     ready_path = "/v1/models/model-1"
     error_type = "application/json; charset=UTF-8"
     malformed = b'{"instances": ['
@@ -172,21 +178,16 @@ class V1(HttpClient):
     def body(self, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> bytes:
         return json.dumps({"instances": _records(rows, columns)}).encode()
 
-    def values(self, response: HTTPResponse, body: bytes) -> Sequence[Any]:
-        return [row["total"] for row in _parsed(body)["predictions"]]
-
     def reason(self, status: int, problem: Any) -> str:
         assert problem == {"status_code": status, "reason": problem["reason"]}
         return str(problem["reason"])
-
-    def ask_another(self) -> Outcome:
-        return self.start(self.body([(ANSWER, 1)]), path="/v1/models/other:predict").outcome()
 
 
 class V2(HttpClient):
     dialect = "v2"
     names_model = True
     path = "/v2/models/model/infer"
+    other_path = "/v2/models/other/infer"
     ready_path = "/v2/models/model/ready"
     malformed = b'{"inputs": ['
 
@@ -205,9 +206,6 @@ class V2(HttpClient):
     def reason(self, status: int, problem: Any) -> str:
         assert list(problem) == ["error"]
         return str(problem["error"])
-
-    def ask_another(self) -> Outcome:
-        return self.start(self.body([(ANSWER, 1)]), path="/v2/models/other/infer").outcome()
 
     def is_ready(self) -> bool:
         """See its body: it is no error's."""
@@ -257,9 +255,6 @@ class Mlflow(HttpClient):
 
     def body(self, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> bytes:
         return json.dumps({"dataframe_split": {"columns": columns, "data": rows}}).encode()
-
-    def values(self, response: HTTPResponse, body: bytes) -> Sequence[Any]:
-        return [row["total"] for row in _parsed(body)["predictions"]]
 
     def reason(self, status: int, problem: Any) -> str:
         codes = {429: "REQUEST_LIMIT_EXCEEDED", 500: "INTERNAL_ERROR"}
@@ -334,11 +329,11 @@ class GrpcClient(Client):
 
     def start(self, body: bytes, timeout_s: float | None = None, request_id: str = "") -> Call:
         metadata = [("x-request-id", request_id)] if request_id else []
-        return GrpcCall(self, self.call.future(body, timeout=timeout_s or 20, metadata=metadata))
+        return GrpcCall(self, self.call.future(body, timeout=timeout_s or 30, metadata=metadata))
 
     def is_ready(self) -> bool:
         question = health_pb2.HealthCheckRequest(service=self.service)
-        found = health_pb2_grpc.HealthStub(self.channel).Check(question, timeout=5).status
+        found = health_pb2_grpc.HealthStub(self.channel).Check(question, timeout=30).status
         return bool(found == health_pb2.HealthCheckResponse.SERVING)
 
 

@@ -69,7 +69,7 @@ def test_a_browser_reads_it_and_tries_it_out(daemon: Daemon) -> None:
     url = f"http://127.0.0.1:{daemon.http_port}"
     script = Path(__file__).with_name("docs_browser.py")
     command = [python, script, chromium, url, "/v1/models/{full_name}:predict"]
-    done = subprocess.run(command, timeout=100, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, timeout=250, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout)
     assert (seen["status"], seen["title"], seen["charset"]) == ("200", daemon.full_name, "UTF-8")

@@ -81,9 +81,11 @@ def test_requests_are_put_together(save_model: Callable[..., Path]) -> None:
     model = save_model("rows", lambda models, path: models.save_rows(path))
     with Daemon(model, env={"BATCH_MAX_SIZE": "8"}) as batching, ThreadPoolExecutor(5) as threads:
         waiting = "pyfuncserver_requests_waiting"
-        busy = threads.submit(invoke, batching, {"dataframe_records": [{"x": 1001.0}]})
+        gate = batching.gate()
+        x = 2000.0 + gate.number
+        busy = threads.submit(invoke, batching, {"dataframe_records": [{"x": x}]})
         begun = "pyfuncserver_batches_total"
-        wait_until(lambda: batching.metric(begun) > 0, 20, "the model is busy")
+        wait_until(lambda: batching.metric(begun) > 0, 30, "the model is busy")
         bodies: list[Any] = [
             {"dataframe_records": [{"x": 1.0}]},
             {"dataframe_split": {"columns": ["x"], "data": [[2.0], [3.0]]}},
@@ -94,7 +96,8 @@ def test_requests_are_put_together(save_model: Callable[..., Path]) -> None:
             threads.submit(invoke, batching, body, CSV if isinstance(body, str) else JSON)
             for body in bodies
         ]
-        wait_until(lambda: batching.metric(waiting) == 4, 20, "four wait")
+        wait_until(lambda: batching.metric(waiting) == 4, 30, "four wait")
+        gate.open()
         answers = [answer.result().json()["predictions"] for answer in sent]
         assert busy.result().status == 200
     assert [[row["y"] for row in rows] for rows in answers] == [[2.0], [4.0, 6.0], [8.0], [10.0]]

@@ -278,7 +278,7 @@ def test_metadata(daemon: Daemon, path: str) -> None:
 
 def call(daemon: Daemon, method: str, message: bytes) -> Any:
     with daemon.channel() as channel:
-        return channel.unary_unary(f"/seldon.protos.{method}")(message, timeout=10)
+        return channel.unary_unary(f"/seldon.protos.{method}")(message, timeout=30)
 
 
 def message(**fields: Any) -> Any:

@@ -38,7 +38,7 @@ def test_a_load_is_answered_when_all_workers_have_the_new_model(daemon: Daemon) 
     answer = daemon.http("POST", LOAD, b"{}")
     assert (answer.status, answer.json()) == (200, {})
     assert reloads(daemon) == count + 1
-    after = wait_until(lambda: daemon.worker_pids() - before, 5, "the new workers are told of")
+    after = wait_until(lambda: daemon.worker_pids() - before, 30, "the new workers are told of")
     assert len(after) == 2
     assert daemon.http("POST", INFER, BODY).status == 200
 
@@ -53,6 +53,12 @@ def test_a_load_that_fails(daemon: Daemon, model: Path) -> None:
     assert daemon.http("POST", INFER, BODY).status == 200
     (model / "elsewhere").rename(model / "MLmodel")
     assert daemon.http("POST", LOAD).status == 200
+
+
+@pytest.mark.parametrize("ready", ["{}", "[]", "null", '"yes"', "1", "0"])
+def test_an_index_of_something_else_than_ready_ones(daemon: Daemon, ready: str) -> None:
+    answer = daemon.http("POST", "/v2/repository/index", f'{{"ready": {ready}}}')
+    assert (answer.status, answer.json()) == (400, {"error": '"ready" must be true or false'})
 
 
 def test_loads_that_come_together(daemon: Daemon) -> None:
@@ -99,6 +105,10 @@ def test_health_beside_upi(iris_model: Path) -> None:
         for method, path in (("GET", "/v2/models/model"), ("POST", "/v2/repository/index")):
             answer = daemon.http(method, path, b"" if method == "POST" else None)
             assert (answer.status, list(answer.json())) == (501, ["error"])
+        for method in ("PUT", "GET", "DELETE"):
+            answer = daemon.http(method, "/v2/repository/index")
+            assert (answer.status, list(answer.json())) == (405, ["error"])
+            assert answer.headers["Allow"] == "POST"
         assert daemon.http("POST", INFER, BODY).status == 404
 
 
@@ -106,7 +116,7 @@ def test_a_server_that_is_not_ready(controlled_model: Path) -> None:
     env = {"DRAIN_DELAY_SEC": "20"}
     with Daemon(controlled_model, env=env) as daemon:
         daemon.terminate()
-        wait_until(lambda: daemon.http("GET", "/v2/health/ready").status == 503, 10, "it drains")
+        wait_until(lambda: daemon.http("GET", "/v2/health/ready").status == 503, 30, "it drains")
         assert daemon.http("GET", "/v2/health/ready").json() == {"ready": False}
         assert daemon.http("GET", "/v2/models/model/ready").status == 503
         assert daemon.http("GET", "/v2/health/live").status == 200

@@ -27,6 +27,7 @@ from pyfuncserver.protocol.rest.pages import v1 as v1_pages
 from pyfuncserver.protocol.rest.pages import v2 as v2_pages
 from pyfuncserver.protocol.rest.passthrough import Passthrough
 from pyfuncserver.protocol.rest.prediction import Route
+from pyfuncserver.protocol.seldon_core import Feedback, Predictions
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ def _output_names(around: Surroundings) -> list[str]:
 
 
 def _seldon(around: Surroundings) -> list[Endpoint]:
-    predict = _passing(seldon.Seldon(output_names(around.description)), around)
-    feedback = seldon.Feedback(around.count_feedback)
+    messages, names = seldon.Json(), output_names(around.description)
+    predict = _passing(Predictions(seldon.NAME, messages, names), around)
+    feedback = Feedback(seldon.FEEDBACK_NAME, messages, around.count_feedback)
     return [
         Endpoint(seldon.PATHS, predict, seldon.CONTENT_TYPE),
         Endpoint(seldon.FEEDBACK_PATHS, feedback, seldon.CONTENT_TYPE),

@@ -7,6 +7,8 @@ from email.message import Message
 from urllib.parse import parse_qs
 
 MOST_FIELDS = 100
+MOST_HEAD_BYTES = 4096
+"""Of what describes a form, or a field: the standard library takes the square of it in time."""
 Fields = dict[str, str | bytes]
 """By name; what comes as a file is bytes."""
 
@@ -36,6 +38,8 @@ def _url_encoded(body: bytes) -> Fields:
 
 def _multipart(body: bytes, content_type: str) -> Fields:
     """Read RFC 7578's form: parts between lines of the boundary (RFC 2046, section 5.1.1)."""
+    if len(content_type) > MOST_HEAD_BYTES:
+        raise ValueError("the form's type is too long")
     boundary = email.message_from_string(f"Content-Type: {content_type}\n\n").get_boundary()
     if not boundary:
         raise ValueError("the form's type names no boundary")
@@ -48,6 +52,8 @@ def _multipart(body: bytes, content_type: str) -> Fields:
 
 def _field(part: bytes) -> tuple[str, str | bytes]:
     head, gap, content = part.partition(b"\r\n\r\n")
+    if len(head) > MOST_HEAD_BYTES or b"\0" in head:
+        raise ValueError("the head of a part of the form is too long, or no text")
     described = email.message_from_bytes(head.lstrip())
     name = described.get_param("name", header="content-disposition")
     if not gap or not isinstance(name, str):

@@ -5,13 +5,12 @@ The paths are those of Seldon Core v1, and those of its Python server for one co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pyfuncserver.codec import json, seldon
-from pyfuncserver.errors import InvalidInput, ModelStatus, ServingError
-from pyfuncserver.model.call import Answer, Call, Form, Reply, Request
-from pyfuncserver.model.failure import model_failed
+from pyfuncserver.errors import ModelStatus, ServingError
+from pyfuncserver.model.call import Reply, Request
 from pyfuncserver.protocol.rest import forms
 from pyfuncserver.protocol.rest.shape import Shape
 
@@ -23,64 +22,24 @@ CONTENT_TYPE = "application/json"
 _BAD, _FAILED = "MICROSERVICE_BAD_DATA", "MICROSERVICE_INTERNAL_ERROR"
 
 
-class _Dialect:
-    """What both have in common; ``output_names`` are those that the signature has."""
+class Json:
+    """Messages as JSON; see :class:`~pyfuncserver.protocol.seldon_core.Wire`."""
 
-    def __init__(self, output_names: Sequence[str] = ()) -> None:
-        self._output_names = output_names
+    def message(self, request: Request) -> seldon.Message:
+        return seldon.message_from(_body(request), request.id)
 
-    def _encoded(self, value: Any, request: seldon.Message) -> Reply:
-        try:
-            message = seldon.answer_of(value, request, self._output_names)
-            return Reply(json.dumps(seldon.body_of(message)), 200)
-        except Exception as error:  # whatever the model's own objects do when they are read
-            raise model_failed("The model's answer does not fit a SeldonMessage", error) from error
+    def feedback(self, request: Request) -> seldon.Feedback:
+        return seldon.feedback_from(_body(request), request.id)
+
+    def write(self, message: seldon.Message) -> bytes:
+        return json.dumps(seldon.body_of(message))
+
+    def reply(self, body: bytes) -> Reply:
+        return Reply(body, 200)
 
     def error(self, error: ServingError) -> Reply:
         reason = str(error) if isinstance(error, ModelStatus) else ""
         return Reply(error_body(error.http_status, str(error)), error.http_status, reason)
-
-
-class Seldon(_Dialect):
-    """Predictions; see :class:`~pyfuncserver.model.call.Dialect`."""
-
-    name = NAME
-
-    def decode(self, request: Request) -> Call:
-        try:
-            message = seldon.message_from(_body(request), request.id)
-        except ValueError as error:
-            raise InvalidInput(str(error)) from None
-        return Call(Form.SELDON, message, request.headers, request.context)
-
-    def encode(self, answer: Answer) -> Reply:
-        payload = None if answer.call is None else answer.call.payload
-        request = payload if isinstance(payload, seldon.Message) else seldon.NOTHING
-        return self._encoded(answer.value, request)
-
-
-class Feedback(_Dialect):
-    """Feedback, which is handed on as a prediction is; ``count`` is told each reward."""
-
-    name = FEEDBACK_NAME
-
-    def __init__(self, count: Callable[[float], None]) -> None:
-        super().__init__()
-        self._count = count
-
-    def decode(self, request: Request) -> Call:
-        try:
-            feedback = seldon.feedback_from(_body(request), request.id)
-        except ValueError as error:
-            raise InvalidInput(str(error)) from None
-        return Call(Form.FEEDBACK, feedback, request.headers, request.context)
-
-    def encode(self, answer: Answer) -> Reply:
-        assert answer.call is not None
-        feedback: seldon.Feedback = answer.call.payload
-        reply = self._encoded(answer.value, feedback.request)
-        self._count(feedback.reward)
-        return reply
 
 
 def _body(request: Request) -> Any:

@@ -9,7 +9,8 @@ from pyfuncserver.model.description import Description
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.seldon_metadata import metadata_of, output_names
 from pyfuncserver.protocol.limit import Limit
-from pyfuncserver.protocol.seldon.dialect import Feedback, Seldon
+from pyfuncserver.protocol.seldon.dialect import FEEDBACK_NAME, NAME, Proto
+from pyfuncserver.protocol.seldon_core import Feedback, Predictions
 from pyfuncserver.protocol.servicer import Control, Method, Servicer
 
 
@@ -20,13 +21,14 @@ def servicers(
 
     ``limit`` bounds the answers; ``count`` is told the reward of each feedback.
     """
-    predict = Method(Seldon(limit, output_names(description)), lambda _: identity.full_name)
-    feedback = Method(Feedback(count, limit), lambda _: identity.full_name)
+    predictions = Predictions(NAME, Proto(limit), output_names(description))
+    predict = Method(predictions, lambda _: identity.full_name)
+    feedback = Method(Feedback(FEEDBACK_NAME, Proto(limit), count), lambda _: identity.full_name)
     metadata = seldon_proto.write_metadata(metadata_of(identity, description))
-    predictions = {"Predict": predict, "SendFeedback": feedback}
+    methods = {"Predict": predict, "SendFeedback": feedback}
     return [
-        _servicer("Model", predictions, {"Metadata": lambda _: metadata}),
-        _servicer("Seldon", predictions, {"ModelMetadata": lambda _: metadata}),
+        _servicer("Model", methods, {"Metadata": lambda _: metadata}),
+        _servicer("Seldon", methods, {"ModelMetadata": lambda _: metadata}),
         _servicer("Generic", {"SendFeedback": feedback}, {}),
     ]
 

@@ -357,14 +357,14 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(PLAIN)
 def test_plain_value_comes_back(value: object) -> None:
     assert through(value) == value
     assert through_slowly(value) == value
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(width=64)), st.sampled_from(["f2", "f4", "f8", ">f8", "longdouble"]))
 def test_array_is_written_as_its_numbers_would_be(numbers: list[float], kind: str) -> None:
     with np.errstate(over="ignore"):

@@ -48,6 +48,7 @@ def test_what_no_json_can_hold(value: Any) -> None:
 
 def test_of_two_columns_of_one_name_the_last_stays() -> None:
     assert written(pd.DataFrame([[1, 2]], columns=["a", "a"])) == [{"a": 2}]
+    assert written(pd.DataFrame([[1, 2, 3]], columns=[True, 1, "1"])) == [{"true": 2, "1": 3}]
 
 
 @pytest.mark.parametrize("text", ["1" * 19, "-" + "1" * 25, "18446744073709551616", "0.1", "-0"])

@@ -46,6 +46,21 @@ def test_what_is_no_tensor(values: Any) -> None:
         seldon.message_from({"data": {"tensor": {"values": values}}})
 
 
+@pytest.mark.parametrize("shape", [
+    [10**18] * 100_000,  # whose product takes half a minute
+    [1] * 33, [0, 10**18], [0, 2**62, 2**62], [0, 2**64], [2**62, 2**62], [-1], [1.5], [True],
+])  # fmt: skip
+def test_what_is_no_shape(shape: Any) -> None:
+    with pytest.raises(ValueError, match=r"data\.tensor"):
+        seldon.message_from({"data": {"tensor": {"shape": shape, "values": []}}})
+
+
+def test_a_long_text_among_a_tensors_values_takes_no_memory() -> None:
+    values = ["1." + "0" * 100_000, *[1] * 100_000]  # 40 GB, as NumPy's strings
+    found = seldon.message_from({"data": {"tensor": {"values": values}}}).value
+    assert (found.dtype, found.sum()) == (np.float64, 100_001)
+
+
 def test_nulls_count_as_nothing_but_in_jsondata() -> None:
     assert seldon.message_from({"strData": "", "binData": None}).kind is Kind.STRING
     assert seldon.message_from({"jsonData": None}).kind is Kind.JSON

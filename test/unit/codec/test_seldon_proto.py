@@ -60,7 +60,10 @@ def test_custom_data_is_refused() -> None:
         seldon_proto.parse_message(message.SerializeToString())
 
 
-@pytest.mark.parametrize(("shape", "values"), [((2,), [1.0]), ((-1,), [1.0]), ((0,), [1.0])])
+@pytest.mark.parametrize(("shape", "values"), [
+    ((2,), [1.0]), ((-1,), [1.0]), ((0,), [1.0]), ((1,) * 33, [1.0]), ((0, 2**31 - 1), []),
+    ((2**31 - 1,) * 200_000, []),  # whose product takes a minute
+])  # fmt: skip
 def test_a_tensor_that_does_not_fill_its_shape(shape: Any, values: Any) -> None:
     message = new()
     message.data.tensor.shape.extend(shape)
@@ -75,6 +78,32 @@ def test_an_answer_too_deep_for_a_value() -> None:
         deep = [deep]
     with pytest.raises(ValueError, match="deep"):
         seldon_proto.write_message(Message(Kind.JSON, deep))
+
+
+NESTED: list[Any] = [lambda value: [value], lambda value: {"a": value}]
+
+
+@pytest.mark.parametrize("kind", [Kind.JSON, Kind.NDARRAY])
+@pytest.mark.parametrize("nest", NESTED)
+def test_an_answer_is_only_as_deep_as_clients_read(nest: Any, kind: Kind) -> None:
+    value: Any = 1
+    for _ in range(60):
+        message = Message(kind, [value] if kind is Kind.NDARRAY else value)
+        try:
+            data = seldon_proto.write_message(message)
+        except ValueError:
+            break
+        assert seldon_proto.parse_message(data).value == message.value
+        value = nest(value)
+    assert 30 < str(value).count("[") + str(value).count("{") < 55
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
+def test_a_reward_that_is_no_number(reward: float) -> None:
+    """It would spoil the sum of them all, for good."""
+    feedback = seldon_proto.classes().Feedback(reward=reward)
+    with pytest.raises(ValueError, match="reward is a number"):
+        seldon_proto.parse_feedback(feedback.SerializeToString())
 
 
 def test_feedback() -> None:
@@ -118,6 +147,21 @@ def test_values_that_are_written_out(number: int, field: str, values: Any, expec
     tensor.tensor_shape.dim.add(size=1)
     getattr(tensor, field).extend(values)
     assert tftensor.array_of(tensor).tolist() == expected
+
+
+def test_booleans_of_other_bytes_count_once() -> None:
+    tensor = type(new().data.tftensor)(dtype=10, tensor_content=b"\x02\x00\xff")
+    tensor.tensor_shape.dim.add(size=3)
+    assert tftensor.array_of(tensor).view("u1").tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("sizes", [[2**62] * 100_000, [1] * 33, [0, 2**62, 2**62], [0, 2**40]])
+def test_a_tensorproto_without_end(sizes: list[int]) -> None:
+    tensor = type(new().data.tftensor)(dtype=1)
+    for size in sizes:
+        tensor.tensor_shape.dim.add(size=size)
+    with pytest.raises(ValueError, match="tftensor"):
+        tftensor.array_of(tensor)
 
 
 @pytest.mark.parametrize(("number", "size", "fields"), [

@@ -80,9 +80,11 @@ def test_any_raw_bytes_give_an_array_or_a_value_error(
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
     lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    max_leaves=20,
 )
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(list(DTYPES)), st.lists(JSON), st.lists(JSON))
 def test_any_json_gives_an_array_or_a_value_error(
     datatype: str, data: list[Any], shape: list[Any]

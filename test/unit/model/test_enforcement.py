@@ -414,7 +414,7 @@ def requests(draw: st.DrawFn) -> tuple[ModelSignature, dict[str, Any]]:
     return signature, {"inputs": {name: [row[name] for row in rows] for name in cells}}
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=120)
 @given(st.data())
 def test_whatever_comes(loaded: Loaded, data: st.DataObject) -> None:
     signature, body = data.draw(requests())

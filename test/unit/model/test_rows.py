@@ -40,6 +40,12 @@ ALIKE: list[tuple[Any, Any]] = [
     (frame(a=pd.to_datetime(["2024-02-29"])), frame(a=pd.to_datetime(["2025-01-01"]))),
     (frame(a=[[1, 2]]), frame(a=[{"x": 1}])),
     (pd.DataFrame({"a": [1]}, index=["p"]), pd.DataFrame({"a": [2]}, index=["q"])),
+    (pd.DataFrame({"a": [1]}, index=[0]), pd.DataFrame({"a": [2, 3]}, index=[0, 1])),
+    (frame(a=[1]).rename_axis("id"), frame(a=[2, 3]).rename_axis("id")),
+    (
+        pd.DataFrame({"a": [1]}, index=pd.Index([0], name="id")),
+        pd.DataFrame({"a": [2]}, index=pd.Index([0], name="id")),
+    ),
     (np.zeros((1, 4)), np.ones((3, 4))),
     (np.zeros((1, 2, 3), "uint8"), np.ones((2, 2, 3), "uint8")),
     (np.array([1, 2]), np.array([3])),
@@ -87,6 +93,9 @@ UNLIKE: list[tuple[Any, Any]] = [
     (pd.DataFrame([[1]], columns=[1]), pd.DataFrame([[1]], columns=[1.0])),
     (pd.DataFrame([[1]], columns=[1]), pd.DataFrame([[1]], columns=[True])),
     (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [1]}, index=["p"])),
+    (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [1]}, index=[0])),
+    (frame(a=[1]), frame(a=[1]).rename_axis("id")),
+    (pd.DataFrame({"a": [1]}, index=[0]), pd.DataFrame({"a": [1]}, index=[0]).rename_axis("id")),
     (frame(a=[1.0]), np.array([[1.0]])),
     (np.zeros((1, 4)), np.zeros((1, 5))),
     (np.zeros((1, 4)), np.zeros((1, 4), "float32")),
@@ -170,6 +179,12 @@ def with_attributes() -> pd.DataFrame:
         Frame({"a": [1]}),
         pd.DataFrame({"a": [1, 2]}, index=[5, 6]),
         pd.DataFrame({"a": [1, 2]}, index=[1, 0]),
+        pd.DataFrame({"a": [1, 2]}, index=[0, 0]),
+        pd.DataFrame({"a": [1]}, index=[1]),
+        pd.DataFrame({"a": [1, 2]}, index=[0.0, 1.0]),
+        pd.DataFrame({"a": [1]}, index=[False]),
+        pd.DataFrame({"a": [1]}, index=pd.Index([0], dtype="int32")),
+        pd.DataFrame({"a": [1]}, index=pd.DatetimeIndex([0])),
         pd.DataFrame({"a": [1, 2]}, index=["p", "p"]),
         pd.DataFrame({"a": [1]}, index=pd.Index([{}], dtype=object)),
         pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([(1, 2)])),
@@ -285,6 +300,35 @@ def test_labels_stay_with_their_rows() -> None:
     assert [list(part.index) for part in split(answer, [1, 1], both.index)] == [["p"], ["q"]]
     with pytest.raises(NotByRow):
         split(answer.iloc[::-1], [1, 1], both.index)
+
+
+COUNTED = pd.Index([0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pd.Series([1, 2, 3], index=COUNTED, name="y"),
+        pd.DataFrame({"y": [1, 2, 3]}, index=COUNTED),
+        pd.Series([1, 2, 3]),
+    ],
+)
+def test_each_part_counts_its_own_rows_as_the_answer_does(answer: Any) -> None:
+    for part in split(answer, [1, 2], COUNTED):
+        assert type(part.index) is type(answer.index)
+        assert list(part.index) == list(range(len(part)))
+
+
+@pytest.mark.parametrize("index", [None, pd.Index(["p", "q", "r"])])
+def test_numbers_are_no_index_of_an_input_that_has_another(index: Any) -> None:
+    with pytest.raises(NotByRow):  # they may be keys, by which the rows were grouped
+        split(pd.Series([1, 2, 3], index=COUNTED), [1, 2], index)
+
+
+def test_rows_that_were_sorted_are_not_cut() -> None:
+    data = pd.DataFrame({"a": [3, 1, 2]}, index=COUNTED)
+    with pytest.raises(NotByRow):
+        split(data.sort_values("a"), [1, 2], COUNTED)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

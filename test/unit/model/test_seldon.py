@@ -77,6 +77,8 @@ def test_an_array_without_a_signature(value: Any) -> None:
     (TWO, rows([[1, 2], 3]), "rows and bare values"),
     (TWO_TENSORS, rows([[1, 2]]), "2 tensors"),
     (None, rows([[1], [1, 2]]), "several lengths"),
+    (None, rows(["x" * 100_000, *[1] * 100_000]), "too large"),  # 40 GB
+    (None, rows([[1, 2]] * 100_000 + [["x" * 100_000, None]]), "too large"),
 ])  # fmt: skip
 def test_what_is_refused(schema: Any, message: Message, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
@@ -108,6 +110,12 @@ def test_feedback_is_handed_on(routing: dict[str, int], branch: int | None) -> N
     features, *rest = listener(Full())(feedback(routing))
     assert features.tolist() == [[1]]
     assert rest == [["a"], 2.0, "t", branch]
+
+
+@pytest.mark.parametrize("value", [[[1], [1, 2]], ["x" * 100_000, *[1] * 100_000]])
+def test_features_that_are_no_array_of_one_type_are_one_of_objects(value: Any) -> None:
+    features = listener(Full())(Feedback(rows(value), Message(Kind.NONE), Message(Kind.NONE)))[0]
+    assert (features.dtype, features.tolist()) == (object, value)
 
 
 @pytest.mark.parametrize("model", [None, object(), Short()])

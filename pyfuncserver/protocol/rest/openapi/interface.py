@@ -111,8 +111,7 @@ class Interface:
         if self.is_tabular and self.is_named:
             return self._records(found) or [{it.name: it.sample for it in self.inputs}]
         if self.is_tabular:
-            is_list = isinstance(found, list) and bool(found)
-            return found if is_list else [self._sample_row()]
+            return self._rows_without_names(found) or [self._sample_row()]
         if len(self.inputs) == 1:
             return found if isinstance(found, list) else self.inputs[0].sample
         return None
@@ -140,6 +139,15 @@ class Interface:
         samples = [it.sample for it in self.inputs]
         return samples[0] if len(samples) == 1 else samples
 
+    def _rows_without_names(self, found: Any) -> list[Any]:
+        """Give the rows of an example; none where they have another form."""
+        if not isinstance(found, list):
+            return []
+        rows, width = list(map(_nameless, found)), len(self.inputs)
+        if width == 1:
+            return rows
+        return [row for row in rows if isinstance(row, list) and len(row) == width]
+
     def _records(self, found: Any) -> list[dict[str, Any]]:
         """Give the rows of an example that hold what they must; none where it has another form."""
         if isinstance(found, dict):
@@ -153,7 +161,7 @@ class Interface:
         """Give a row with its binary values as bare base64, which every dialect takes."""
         binary = {it.name for it in self.inputs if it.type == "binary"}
         return {
-            name: it["b64"] if name in binary and isinstance(it, dict) else it
+            name: it.get("b64", it) if name in binary and isinstance(it, dict) else it
             for name, it in row.items()
         }
 
@@ -182,6 +190,13 @@ def _field(found: Mapping[str, Any]) -> Field:
     size = math.prod(max(1, length) for length in shape)
     sample = schema.zeros(dtype, shape) if size <= MOST_VALUES else None
     return Field(name, dtype, schema.tensor(dtype, shape), sample, must, shape)
+
+
+def _nameless(row: Any) -> Any:
+    if not isinstance(row, dict):
+        return row
+    values = list(row.values())
+    return values[0] if len(values) == 1 else values
 
 
 def _at_least_one(it: Field) -> Schema:
@@ -272,5 +287,5 @@ def _beginning(example: Any) -> Any:
         return example
     try:
         return example[:MOST_ROWS]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, LookupError, ValueError):
         return example

@@ -185,3 +185,8 @@ def path_parameter(name: str, values: Iterable[str], description: str) -> Operat
 def example(value: Any) -> dict[str, Any]:
     """Give the named arguments for :func:`content` that show an example, if there is one."""
     return {} if value is None else {"example": value}
+
+
+def examples(bodies: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the named arguments for :func:`content` that show bodies by name, if there are any."""
+    return {"examples": {name: {"value": it} for name, it in bodies.items()}} if bodies else {}

@@ -7,6 +7,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 
+TEXT: Schema = {"type": "string"}
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _SCALARS: Mapping[str, Schema] = {
     "boolean": {"type": "boolean"},
@@ -71,6 +72,11 @@ def record(fields: Mapping[str, tuple[Schema, bool]]) -> Schema:
     }
     required = [name for name, (_, must) in fields.items() if must]
     return {**schema, "required": required} if required else schema
+
+
+def whole(members: Mapping[str, Schema]) -> Schema:
+    """Give the schema of an object that has all of these members."""
+    return {"type": "object", "properties": dict(members), "required": list(members)}
 
 
 def or_null(schema: Schema) -> Schema:

@@ -20,6 +20,7 @@ from pyfuncserver.protocol.rest.openapi.operation import (
     content,
     errors,
     example,
+    examples,
     get,
     prediction,
     ref,
@@ -32,7 +33,6 @@ TAG = "MLflow scoring"
 DESCRIPTION = 'What `mlflow models serve` answers; `"stream": true` asks for an answer in parts.'
 ERROR = "ScoringError"
 _get = partial(get, TAG, ERROR)
-_TEXT: Schema = {"type": "string"}
 
 
 def paths(subject: Subject) -> Paths:
@@ -49,12 +49,7 @@ def paths(subject: Subject) -> Paths:
 
 
 def schemas(subject: Subject) -> dict[str, Any]:
-    error = {
-        "type": "object",
-        "properties": {"error_code": _TEXT, "message": _TEXT},
-        "required": ["error_code", "message"],
-    }
-    found = {ERROR: error}
+    found = {ERROR: schema.whole({"error_code": schema.TEXT, "message": schema.TEXT})}
     if subject.has_predictions:
         found |= {"ScoringRequest": _request(subject), "ScoringResponse": _response(subject)}
     return found
@@ -80,7 +75,7 @@ def _split(subject: Subject) -> Schema:
     found: Schema = {
         "type": "object",
         "properties": {
-            "columns": schema.array(_TEXT),
+            "columns": schema.array(schema.TEXT),
             "index": {"type": "array"},
             "data": schema.array({"type": "array"}),
         },
@@ -97,24 +92,19 @@ def _split(subject: Subject) -> Schema:
 
 
 def _response(subject: Subject) -> Schema:
-    found: Schema = {
-        "type": "object",
-        "properties": {"predictions": data.PREDICTIONS},
-        "required": ["predictions"],
-    }
     # What answers a chat stands by itself.
-    return found if subject.interface.inputs else {}
+    return schema.whole({"predictions": data.PREDICTIONS}) if subject.interface.inputs else {}
 
 
 def _invocations(subject: Subject) -> Operation:
     answer = response(
         "The predictions, or their parts as events.",
-        {**content(ref("schemas", "ScoringResponse")), **content(_TEXT, EVENTS)},
+        {**content(ref("schemas", "ScoringResponse")), **content(schema.TEXT, EVENTS)},
     )
-    bodies = {name: {"value": {name: it}} for name, it in _examples(subject).items()}
+    bodies = {name: {name: it} for name, it in _examples(subject).items()}
     request = {
-        JSON: {"schema": ref("schemas", "ScoringRequest"), **_shown(bodies)},
-        **content(_TEXT, CSV, **example(_table(subject))),
+        **content(ref("schemas", "ScoringRequest"), JSON, **examples(bodies)),
+        **content(schema.TEXT, CSV, **example(_table(subject))),
         PARQUET: {},
     }
     found = prediction(
@@ -128,12 +118,8 @@ def _invocations(subject: Subject) -> Operation:
         summary="Predict",
         requestBody={"required": True, "content": request},
     )
-    found["responses"]["415"]["content"] |= content(_TEXT, TEXT)
+    found["responses"]["415"]["content"] |= content(schema.TEXT, TEXT)
     return found
-
-
-def _shown(examples: dict[str, Any]) -> dict[str, Any]:
-    return {"examples": examples} if examples else {}
 
 
 def _examples(subject: Subject) -> dict[str, Any]:

@@ -30,7 +30,6 @@ TAG = "Seldon"
 DESCRIPTION = "`SeldonMessage` as JSON, also in a form; an answer has the form of its request."
 ERROR = "SeldonError"
 _get = partial(get, TAG, ERROR)
-_TEXT: Schema = {"type": "string"}
 _OBJECT: Schema = {"type": "object"}
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -62,13 +61,13 @@ def paths(subject: Subject) -> Paths:
 def schemas(subject: Subject) -> dict[str, Any]:  # noqa: ARG001
     status = {
         "status": {"const": 1},
-        "info": _TEXT,
+        "info": schema.TEXT,
         "code": {"type": "integer"},
         "reason": {"enum": ["MICROSERVICE_BAD_DATA", "MICROSERVICE_INTERNAL_ERROR"]},
     }
     message = ref("schemas", "SeldonMessage")
     return {
-        ERROR: _whole({"status": _whole(status)}),
+        ERROR: schema.whole({"status": schema.whole(status)}),
         "SeldonMessage": {**_message(), "oneOf": [{"required": [name]} for name in _HOLDERS]},
         "SeldonResponse": _message(),
         "SeldonFeedback": {
@@ -83,10 +82,6 @@ def schemas(subject: Subject) -> dict[str, Any]:  # noqa: ARG001
     }
 
 
-def _whole(properties: dict[str, Schema]) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
 _HOLDERS = ("data", "jsonData", "strData", "binData")
 
 
@@ -99,20 +94,20 @@ def _message() -> Schema:
     data = {
         "type": "object",
         "properties": {
-            "names": schema.array(_TEXT),
+            "names": schema.array(schema.TEXT),
             "ndarray": {"type": "array"},
-            "tensor": _whole(tensor),
+            "tensor": schema.whole(tensor),
         },
         "oneOf": [{"required": ["ndarray"]}, {"required": ["tensor"]}],
     }
-    meta = {"puid": _TEXT, **dict.fromkeys(("tags", "routing", "requestPath"), _OBJECT)}
+    meta = {"puid": schema.TEXT, **dict.fromkeys(("tags", "routing", "requestPath"), _OBJECT)}
     return {
         "type": "object",
         "properties": {
             "data": data,
             "jsonData": {},
-            "strData": _TEXT,
-            "binData": {**_TEXT, "contentEncoding": "base64"},
+            "strData": schema.TEXT,
+            "binData": {**schema.TEXT, "contentEncoding": "base64"},
             "meta": {"type": "object", "properties": meta},
         },
     }
@@ -120,11 +115,11 @@ def _message() -> Schema:
 
 def _metadata() -> Schema:
     parts = schema.array(_OBJECT)
-    return _whole(
+    return schema.whole(
         {
-            "name": _TEXT,
-            "versions": schema.array(_TEXT),
-            "platform": _TEXT,
+            "name": schema.TEXT,
+            "versions": schema.array(schema.TEXT),
+            "platform": schema.TEXT,
             "inputs": parts,
             "outputs": parts,
             "custom": _OBJECT,

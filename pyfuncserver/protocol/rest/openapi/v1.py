@@ -7,12 +7,13 @@ from typing import Any
 
 from pyfuncserver.model.call import Form
 from pyfuncserver.protocol.rest import cloudevents
-from pyfuncserver.protocol.rest.openapi import data
+from pyfuncserver.protocol.rest.openapi import data, schema
 from pyfuncserver.protocol.rest.openapi.operation import (
     JSON,
     Paths,
     content,
     errors,
+    examples,
     get,
     path_parameter,
     prediction,
@@ -31,7 +32,7 @@ _get = partial(get, TAG, ERROR)
 _ATTRIBUTES = ("id", "source", "type")
 _HEADER = {
     "description": "Of the answer to a CloudEvent in binary mode.",
-    "schema": {"type": "string"},
+    "schema": schema.TEXT,
 }
 
 
@@ -49,11 +50,7 @@ def paths(subject: Subject) -> Paths:
 
 def schemas(subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {
-        ERROR: {
-            "type": "object",
-            "properties": {"status_code": {"type": "integer"}, "reason": {"type": "string"}},
-            "required": ["status_code", "reason"],
-        }
+        ERROR: schema.whole({"status_code": {"type": "integer"}, "reason": schema.TEXT}),
     }
     if subject.has_predictions:
         found["V1Request"] = _request(subject)
@@ -64,17 +61,12 @@ def schemas(subject: Subject) -> dict[str, Any]:
 
 
 def _models(subject: Subject) -> Any:
-    names = {"type": "array", "items": {"const": subject.model.full_name}}
-    body = {"type": "object", "properties": {"models": names}, "required": ["models"]}
-    return response("Their full names.", content(body))
+    names = schema.array({"const": subject.model.full_name})
+    return response("Their full names.", content(schema.whole({"models": names})))
 
 
 def _readiness(subject: Subject) -> Any:
-    body = {
-        "type": "object",
-        "properties": {"name": {"const": subject.model.full_name}, "ready": {"const": True}},
-        "required": ["name", "ready"],
-    }
+    body = schema.whole({"name": {"const": subject.model.full_name}, "ready": {"const": True}})
     responses = {"200": response("It is.", content(body)), **errors([404, 503], ERROR)}
     summary = "Whether a model is ready"
     return _get("v1Ready", summary, responses, parameters=[_name(subject)])
@@ -94,12 +86,12 @@ def _predict(subject: Subject) -> Any:
         {f"ce-{name}": _HEADER for name in ("specversion", *_ATTRIBUTES, "time")},
     )
     bodies = _examples(subject)
-    events = {name: {"value": _example_event(it["value"])} for name, it in bodies.items()}
+    events = {name: _example_event(body) for name, body in bodies.items()}
     request = {
         "required": True,
         "content": {
-            JSON: {"schema": ref("schemas", "V1Request"), **_shown(bodies)},
-            cloudevents.STRUCTURED: {"schema": ref("schemas", "CloudEvent"), **_shown(events)},
+            **content(ref("schemas", "V1Request"), JSON, **examples(bodies)),
+            **content(ref("schemas", "CloudEvent"), cloudevents.STRUCTURED, **examples(events)),
         },
     }
     return prediction(
@@ -115,10 +107,6 @@ def _predict(subject: Subject) -> Any:
     )
 
 
-def _shown(examples: dict[str, Any]) -> dict[str, Any]:
-    return {"examples": examples} if examples else {}
-
-
 def _example_event(body: Any) -> dict[str, Any]:
     attributes = {"specversion": "1.0", "id": "1", "source": "/docs", "type": "example"}
     return {**attributes, "data": body}
@@ -131,7 +119,7 @@ def _examples(subject: Subject) -> dict[str, Any]:
     if interface.is_tabular and not interface.has_scalars:
         return {}
     found = {"instances": interface.example_rows, "inputs": interface.example_columns}
-    return {key: {"value": {key: it}} for key, it in found.items() if it is not None}
+    return {key: {key: it} for key, it in found.items() if it is not None}
 
 
 def _request(subject: Subject) -> Any:
@@ -148,11 +136,7 @@ def _request(subject: Subject) -> Any:
 def _response(subject: Subject) -> Any:
     if subject.is_open:
         return {"description": "Whatever the model answers."}
-    return {
-        "type": "object",
-        "properties": {"predictions": data.PREDICTIONS},
-        "required": ["predictions"],
-    }
+    return schema.whole({"predictions": data.PREDICTIONS})
 
 
 def _event(body: Any) -> Any:

@@ -42,7 +42,8 @@ _REPOSITORY = "/v2/repository"
 
 _NUMBERS = (*(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),)
 _DATATYPES = ("BOOL", *_NUMBERS, "FP16", "FP32", "FP64", "BYTES")
-_TEXT: Schema = {"type": "string"}
+_TEXT = schema.TEXT
+_object = schema.whole
 _SHAPE: Schema = schema.array({"type": "integer", "minimum": 0})
 _PARAMETERS: Schema = {
     "type": "object",
@@ -123,10 +124,6 @@ def _predictions(subject: Subject) -> dict[str, Any]:
             _object({**identity, "id": _TEXT, "text_output": _TEXT}), *identity
         ),
     }
-
-
-def _object(properties: dict[str, Schema]) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _required(found: Schema, *names: str) -> Schema:

@@ -104,7 +104,7 @@ class Repository(Page):
     def prepare(self) -> None:
         super().prepare()
         self.body = bytearray()
-        if self.around.service is None:
+        if self.around.service is None and self.request.method == self.allowed:
             raise Unsupported("This port serves only health")
         tokens = self.around.tokens
         if tokens is not None and not tokens.accepts(self.request.headers.get(AUTHORIZATION)):
@@ -134,6 +134,8 @@ class Index(Repository):
 
     def post(self) -> None:
         wants_ready = self.told().get("ready", False)
+        if not isinstance(wants_ready, bool):
+            raise InvalidInput('"ready" must be true or false')
         is_ready = self.around.scoreboard.is_ready
         entry = {
             "name": self.around.model.name,
@@ -141,7 +143,7 @@ class Index(Repository):
             "state": "READY" if is_ready else "UNAVAILABLE",
             "reason": "" if is_ready else "The server is not ready",
         }
-        self.answer([entry] if is_ready or wants_ready is not True else [])
+        self.answer([entry] if is_ready or not wants_ready else [])
 
 
 class Load(Repository):

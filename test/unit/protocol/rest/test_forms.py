@@ -41,6 +41,9 @@ def test_multipart() -> None:
     (part("", b"1") + b"--x--", PARTS),
     (part('; name="a"', b"\xff") + b"--x--", PARTS),
     (part('; name="a"', b"1"), PARTS),
+    (part('; name="a"; b="' + ";" * 200_000 + '"', b"1") + b"--x--", PARTS),  # takes a minute
+    (part("; name=a; filename*=a\0b'x'%ff", b"1") + b"--x--", PARTS),
+    (part('; name="a"', b"1") + b"--x--", PARTS + '; b="' + ";" * 60_000 + '"'),
     (b"".join(part(f'; name="a{number}"', b"") for number in range(200)) + b"--x--", PARTS),
 ])  # fmt: skip
 def test_what_is_refused(body: bytes, kind: str) -> None:

@@ -24,7 +24,8 @@ import pandas as pd
 import pydantic
 import pytest
 from mlflow.models import ModelSignature
-from scoring_oracle import Pair, check
+from mlflow.types import ColSpec, DataType, Schema
+from scoring_oracle import NOTHING, Pair, check
 from scoring_requests import ODD_TYPES, request_of, signature_of
 
 REQUESTS = int(os.environ.get("PYFUNCSERVER_DIFF", "2500"))
@@ -124,6 +125,74 @@ def test_what_json_may_be(load: Load, body: bytes) -> None:
         check(pair, body, JSON)
 
 
+ODD_LABELS: list[Any] = [
+    *([None], [True], [1], ["a", None], [1.5, True, 1], ["a", "a"], [True, "true"], [math.nan]),
+    *([["a"], ["b"]], [["a", "a"], ["b", "c"]], [[1]], [[]], [], "a", {}, 5, True),
+]
+
+
+@pytest.mark.parametrize("schema", [None, [("double", "a")], [("double", None)]])
+def test_what_labels_may_be(load: Load, schema: list[tuple[str, str | None]] | None) -> None:
+    specs = [ColSpec(*spec) for spec in schema or ()]
+    with Pair(load(ModelSignature(Schema(specs)) if specs else None)) as pair:
+        pair.recorder.answer = lambda: 1  # of a frame with some of them there is no JSON
+        for labels in ODD_LABELS:
+            width = len(labels) if isinstance(labels, list) else 1
+            split = {"columns": labels, "data": [[1.5] * width]}
+            frames = [split, {**split, "data": [[1.5, 2.5]]}, {"data": [[1.5]], "index": labels}]
+            for frame in frames:
+                ours = check(pair, json.dumps({"dataframe_split": frame}).encode(), JSON)
+                assert ours.status != 500
+        for table in ODD_TABLES:
+            assert check(pair, table, "text/csv").status != 500
+
+
+ODD_TABLES = [b",\n1,2\n", b"a,a\n1,2\n", b"a\n", b"\n", b",a\n1,2\n", b"a.1,a,a\n1,2,3\n"]
+NO_LABELS: list[Any] = [[{}], ["a", {}], ["a", []], ["a", [1]], ["a", [{}]], [{"k": 1}, {"k": 1}]]
+
+
+@pytest.mark.parametrize("labels", NO_LABELS, ids=str)
+@pytest.mark.parametrize("schema", [None, [("double", "a")], [("double", None)]])
+def test_what_has_no_hash_is_no_label(load: Load, labels: Any, schema: Any) -> None:
+    """MLflow hands such a frame to a model without a signature, and fails where there is one."""
+    specs = [ColSpec(*spec) for spec in schema or ()]
+    split = {"columns": labels, "data": [[1.5] * len(labels)]}
+    body = json.dumps({"dataframe_split": split}).encode()
+    with Pair(load(ModelSignature(Schema(specs)) if specs else None)) as pair:
+        theirs, ours = pair.by_mlflow(body, JSON), pair.by_us(body, JSON)
+    assert theirs.status == 500
+    assert (ours.status, ours.seen) == (400, NOTHING)
+    assert "not a valid dataframe representation" in ours.message
+
+
+NULLS: list[Any] = [
+    *([[None, None]], [[None]], [None, None], [[None, True]], [["x", None]], None, []),
+    *({"a": [None], "b": [None]}, {"a": None, "b": None}, [{"a": None, "b": None}]),
+    *([{"a": True, "b": None}, {"a": None, "b": "x"}], {"a": [[None]], "b": [[None]]}),
+]
+
+
+BOOLEAN, STRING = DataType.boolean, DataType.string
+NULLABLE: dict[str, list[ColSpec]] = {
+    "a boolean": [ColSpec(BOOLEAN, "a")],
+    "a string": [ColSpec(STRING, "a")],
+    "both": [ColSpec(BOOLEAN, "a"), ColSpec(STRING, "b")],
+    "both, optional": [ColSpec(BOOLEAN, "a", False), ColSpec(STRING, "b", False)],
+    "both, without names": [ColSpec(BOOLEAN), ColSpec(STRING)],
+}
+
+
+@pytest.mark.parametrize("name", NULLABLE)
+def test_what_a_null_may_be(load: Load, name: str) -> None:
+    """MLflow hands on some as False or "None", and a list as a cell: so do we."""
+    with Pair(load(ModelSignature(Schema(NULLABLE[name])))) as pair:
+        for data in NULLS:
+            for field in ("instances", "inputs", "dataframe_records"):
+                check(pair, json.dumps({field: data}).encode(), JSON)
+            for split in ({"data": data}, {"columns": list("ab"), "data": data}):
+                check(pair, json.dumps({"dataframe_split": split}).encode(), JSON)
+
+
 @pytest.mark.parametrize("content_type", ODD_TYPES)
 def test_what_a_content_type_may_be(load: Load, content_type: str | None) -> None:
     with Pair(load(None)) as pair:
@@ -212,6 +281,7 @@ ANSWERS: dict[str, Any] = {
     ),
     "frame of float32": pd.DataFrame({"c": np.array([0.1, 2], "f4")}),
     "large frame": pd.DataFrame({"c": np.arange(500) / 7, "d": ["x"] * 500}),
+    "frame with names that are equal": pd.DataFrame([[1, 2, 3, 4]], columns=[True, 1, "a", "a"]),
     "keys": {1: "a", 2.5: "b", None: "c", False: "d"},
     "large numbers": [10**30, -(10**20), 1e300],
     "surrogates": ["\ud800"],

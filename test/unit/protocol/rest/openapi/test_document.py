@@ -139,6 +139,36 @@ def test_schemas_are_json_schemas(name: str, slow_work: Any) -> None:
         Draft202012Validator.check_schema(it)
 
 
+STRANGE: list[Any] = [
+    *([], {}, "text", 5, True, [1], [[1]], [[1, 2, 3]], [[]], [None], [[None, None]], {1: 2}),
+    *([{"a": 1}], [{"a": 1}, 5], [5, {"a": 1}], [{1: 2}], {"a": {"x": 1}}, {"a": [1], "b": 2}),
+    *(np.array(5), np.array(["a"]), np.zeros((0, 2)), np.zeros((1, 2, 3)), pd.DataFrame()),
+    *(pd.Series([1]), b"bytes", {1, 2}, object(), [10**30], ["\ud800"], [float("nan")], (1, 2)),
+]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_example_of_something_else_than_the_signature(name: str, slow_work: Any) -> None:
+    """MLflow saves the one beside the other, whether or not they fit."""
+    for example in STRANGE:
+        described = replace(MODELS[name], example=example)
+        assert documented(described, slow_work)["paths"]
+
+
+@pytest.mark.parametrize(("name", "row", "expected"), [
+    ("columns without names", {"x": 2.5, "y": "b"}, [2.5, "b"]),
+    ("one column without a name", {"x": "b"}, "b"),
+])  # fmt: skip
+def test_an_example_with_names_where_the_signature_has_none(
+    name: str, row: Any, expected: Any, slow_work: Any
+) -> None:
+    model = replace(MODELS[name], example=[row])
+    paths = documented(model, slow_work)["paths"]
+    shown = paths["/v1/models/{full_name}:predict"]["post"]["requestBody"]["content"]
+    rows = shown["application/json"]["examples"]["instances"]["value"]["instances"]
+    assert rows == [expected]
+
+
 @pytest.mark.parametrize("more", [{}, {"service": None}, {"tokens": object()}])
 @pytest.mark.parametrize("name", ["no signature", "columns", "Merlin's"])
 def test_it_is_openapi_3_1(name: str, more: dict[str, Any], slow_work: Any) -> None:

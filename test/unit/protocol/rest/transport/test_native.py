@@ -196,8 +196,8 @@ def test_a_handler_waits_for_a_client_that_does_not_read(serving: Serving) -> No
     Flood.written, Flood.ended = 0, []
     with Wire(serving.port) as wire:
         wire.send(get("/flood"))
-        wait_until(lambda: Flood.written > 0, 5)
-        wait_until(lambda: Flood.ended, 10, "it is given up in REQUEST_TIMEOUT_SEC")
+        wait_until(lambda: Flood.written > 0, 30)
+        wait_until(lambda: Flood.ended, 30, "it is given up in REQUEST_TIMEOUT_SEC")
         assert Flood.written < 32 << 20, "the kernel's buffers and a little"
 
 
@@ -213,8 +213,8 @@ def test_a_handler_is_told_that_its_client_has_gone(serving: Serving) -> None:
     Waiting.gone = []
     with Wire(serving.port) as wire:
         wire.send(get("/waiting"))
-        wait_until(lambda: serving.transport.connections.open, 5)
-    wait_until(lambda: Waiting.gone, 5)
+        wait_until(lambda: serving.transport.connections.open, 30)
+    wait_until(lambda: Waiting.gone, 30)
 
 
 def test_a_header_cannot_hold_another(wire: Wire) -> None:
@@ -237,13 +237,17 @@ def test_answers_come_in_the_order_of_requests(serving: Serving, wire: Wire) -> 
 
 
 def test_others_have_their_turn_behind_a_long_pipeline(serving: Serving, wire: Wire) -> None:
+    serving.runner.may_go.clear()
     wire.send(post(PREDICT, b"1") * 5000)
+    wait_until(lambda: serving.runner.begun, 30)
     with Wire(serving.port) as other:
         other.send(post(PREDICT, b"2"))
+        wait_until(lambda: len(serving.transport.connections.open) == 2, 30)
+        serving.runner.may_go.set()
         assert other.answer().body == b"2"
-    assert len(serving.runner.seen) < 5001
     for _ in range(5000):
         assert wire.answer().body == b"1"
+    assert serving.runner.seen.index(2) < 4000
 
 
 def test_what_waits_behind_a_request_is_left_in_the_kernel(serving: Serving, wire: Wire) -> None:
@@ -304,8 +308,8 @@ def test_a_prediction_that_outlives_its_request_keeps_its_own_headers(
     serving: Serving, wire: Wire
 ) -> None:
     serving.runner.may_go.clear()
-    wire.send(post(PREDICT, b"[1]", "X-Name: first", "X-Request-Timeout: 0.1"))
-    wait_until(lambda: serving.runner.begun, 5)
+    wire.send(post(PREDICT, b"[1]", "X-Name: first", "X-Request-Timeout: 1.5"))
+    wait_until(lambda: serving.runner.begun, 30)
     wire.send(post(PREDICT, b"[2]", "X-Name: second"))
     assert wire.answer().status == 504
     serving.runner.may_go.set()
@@ -331,8 +335,8 @@ def test_a_client_that_reset_its_connection_is_forgotten(serving: Serving) -> No
     serving.runner.may_go.clear()
     with Wire(serving.port) as wire:
         wire.send(post(PREDICT, b"[1]"))
-        wait_until(lambda: serving.transport.connections.open, 5)
-    wait_until(lambda: not serving.transport.connections.open, 5)
+        wait_until(lambda: serving.transport.connections.open, 30)
+    wait_until(lambda: not serving.transport.connections.open, 30)
 
 
 def test_empty_lines_between_requests_are_nothing(wire: Wire) -> None:
