@@ -27,12 +27,17 @@ UPI_PACKAGE := build/upi-protos
 ARGS ?=
 
 PYTEST := $(BIN)/python -m pytest --ignore=test/faults --ignore=test/clients
+# A file's tests share daemons. In their order the long files come first, the unit tests last, so
+# that all processes end at about the same time.
+PROCESSES ?= 2
+DIST = --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # pytest's status where ARGS leaves no test; the other of two runs has them.
 NONE_FOUND := [ $$? -eq 5 ]
 
 # The fault tests' form, quick or full, and how long the soak lasts.
 FAULTS ?= quick
 SOAK_SEC ?= 3600
+PYTEST_FAULTS = PYFUNCSERVER_FAULTS=$(FAULTS) $(BIN)/python -m pytest test/faults
 
 BENCHMARKS := $(addprefix bench-,http grpc v2 peers batching workers shares heap memory start)
 
@@ -40,8 +45,8 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients test-faults soak check lint format types protos protos-check readme \
-	bench docker clean $(BENCHMARKS)
+.PHONY: help setup run test test-clients test-faults test-faults-shared test-faults-alone soak \
+	check lint format types protos protos-check readme bench docker clean $(BENCHMARKS)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,14 +79,21 @@ $(ECHO_MODEL)/MLmodel: examples/echo/log_model.py | $(INSTALLED)
 	@touch $@
 
 test: setup $(UPI_PACKAGE)/.installed ## Run the tests
-	$(PYTEST) -m "not alone" -p no:benchmark --numprocesses 2 --dist loadfile $(ARGS) || $(NONE_FOUND)
+	$(PYTEST) -m "not alone" -p no:benchmark $(DIST) $(ARGS) || $(NONE_FOUND)
 	$(PYTEST) -m alone $(ARGS) || $(NONE_FOUND)
 
 test-clients: setup ## Run the tests with real clients (installs them under build/clients)
 	$(BIN)/python -m pytest test/clients $(ARGS)
 
 test-faults: setup ## Run the fault tests and print their figures (FAULTS=full: as promised, longer)
-	PYFUNCSERVER_FAULTS=$(FAULTS) $(BIN)/python -m pytest test/faults $(ARGS)
+	$(PYTEST_FAULTS) $(ARGS)
+
+# In two parts, of which the first looks at no times, so that others may run beside it.
+test-faults-shared: setup
+	$(PYTEST_FAULTS) -m "not alone" $(ARGS)
+
+test-faults-alone: setup
+	$(PYTEST_FAULTS) -m alone $(ARGS)
 
 soak: setup ## Serve mixed load for an hour and look for what grows (SOAK_SEC=300: 5 minutes)
 	SOAK_SEC=$(SOAK_SEC) $(BIN)/python -m pytest test/faults/test_soak.py $(ARGS)

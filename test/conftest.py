@@ -12,8 +12,20 @@ from types import ModuleType
 
 import pytest
 from groups import CpuGroup, Group, MemoryGroup, made
+from hypothesis import HealthCheck, settings
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before anything imports MLflow
+
+# How long an example takes is the machine's affair, and no finding; and a run is of the same
+# examples as the last one was. Others are looked for with --hypothesis-profile=default.
+settings.register_profile(
+    "ours",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ours")
 
 Save = Callable[[str, Callable[[ModuleType, Path], Path]], Path]
 

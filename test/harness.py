@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -34,7 +36,9 @@ from pyfuncserver.config import settings
 
 PREDICT_VALUES = "/caraml.upi.v1.UniversalPredictionService/PredictValues"
 MARKER = "PYFUNCSERVER_TEST_ID"
-STOP_TIMEOUT_S = 15.0
+GATES = "PYFUNCSERVER_TEST_GATES"
+"""Names the directory of a daemon's gates to its model."""
+STOP_TIMEOUT_S = 30.0
 POLL_INTERVAL_S = 0.02
 LOG_LINES_SHOWN = 60
 
@@ -63,6 +67,8 @@ class DaemonFailed(AssertionError):
 def wait_until(predicate: Callable[[], T], timeout_s: float, what: str = "") -> T:
     """Poll until the predicate is true, and return what it gave.
 
+    The deadline is for what never comes; a machine that others use may stand still for seconds.
+
     Raises: AssertionError when the deadline passes first.
     """
     deadline = time.monotonic() + timeout_s
@@ -76,9 +82,16 @@ def wait_until(predicate: Callable[[], T], timeout_s: float, what: str = "") -> 
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on; somebody may take it before you do."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a TCP port that nobody listens on; somebody may take it before you do.
+
+    It is none of those that the kernel gives to who asks for any, as every daemon under test does
+    and every connection: one of these would have it soon, and a connection even to itself.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(lowest // 2, lowest)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def daemon_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -145,6 +158,17 @@ class Answer:
         return json.loads(self.body, parse_constant=_refuse_constant)
 
 
+@dataclass(frozen=True)
+class Gate:
+    """What a prediction waits for that was told this number, until it is opened."""
+
+    number: int
+    path: Path
+
+    def open(self) -> None:
+        self.path.touch()
+
+
 class Daemon:
     """A running daemon; a context manager.
 
@@ -166,11 +190,15 @@ class Daemon:
         self._directory = Path(tempfile.mkdtemp(prefix="pyfuncserver-test-"))
         self._log = self._directory / "daemon.log"
         self._ready_file = self._directory / "ready.json"
+        self._gates = self._directory / "gates"
+        self._gates.mkdir()
+        self._gate_numbers = itertools.count(1)
         self._ready_timeout_s = ready_timeout_s
         self._env = {
             **daemon_environment(env),
             "READY_FILE": str(self._ready_file),
             MARKER: self._id,
+            GATES: str(self._gates),
         }
         self._command = [*command_prefix, sys.executable, "-m", "pyfuncserver"]
         self._command += ["--model_dir", str(model_dir)]
@@ -258,6 +286,11 @@ class Daemon:
         except subprocess.TimeoutExpired:
             raise DaemonFailed(f"Still running after {timeout_s:g} s:\n{self.log()}") from None
 
+    def gate(self) -> Gate:
+        """Make a gate that is closed; the models of `models.py` can be told to wait for it."""
+        number = next(self._gate_numbers)
+        return Gate(number, self._gates / str(number))
+
     # Its log
 
     def log(self) -> str:
@@ -333,7 +366,7 @@ class Daemon:
         self,
         request: Any,
         metadata: Sequence[tuple[str, str]] | None = None,
-        timeout: float = 10,
+        timeout: float = 30,
         channel: grpc.Channel | None = None,
     ) -> Any:
         """Call PredictValues, over a channel of its own unless one is given.

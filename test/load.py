@@ -374,7 +374,7 @@ def loads(
         ]
 
 
-def wait_for_answers(load: Load, count: int, timeout_s: float = 20) -> None:
+def wait_for_answers(load: Load, count: int, timeout_s: float = 60) -> None:
     """Wait until the clients have had so many answers."""
     deadline = time.monotonic() + timeout_s
     while load.tally.answered < count:

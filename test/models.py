@@ -37,6 +37,7 @@ import pandas as pd
 import prometheus_client
 import tornado.web
 from google.protobuf import message_factory
+from harness import GATES
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -54,6 +55,7 @@ class Protocol(enum.Enum):
     UPI_V1 = "UPI_V1"
 '''
 
+LONGEST_HOLD_S = 90
 SECRET = "the model's own secret"
 """The message of the error that `raise` raises; it belongs in the log and nowhere else."""
 
@@ -235,6 +237,7 @@ class Controlled(PyFuncModel):
             "thread": lambda: {"thread": threading.get_native_id()},
             "count": self.count,
             "sleep": lambda: sleep(request["seconds"]),
+            "hold": lambda: hold(request["gate"]),
             "headers": lambda: {"headers": kwargs["headers"]},
             "types": types,
             "unjsonable": lambda: {"value": object()},
@@ -254,6 +257,7 @@ class Controlled(PyFuncModel):
             "thread": lambda: variables_response(request, {"thread": threading.get_native_id()}),
             "count": lambda: variables_response(request, self.count()),
             "sleep": lambda: variables_response(request, sleep(numbers["seconds"])),
+            "hold": lambda: variables_response(request, hold(numbers["gate"])),
             "headers": lambda: variables_response(request, dict(context.invocation_metadata())),
             "abort": lambda: context.abort(grpc.StatusCode.FAILED_PRECONDITION, "model says no"),
             "unjsonable": object,
@@ -272,6 +276,15 @@ class Controlled(PyFuncModel):
 def sleep(seconds: float) -> dict[str, Any]:
     time.sleep(seconds)
     return {"slept": seconds, "pid": os.getpid()}
+
+
+def hold(gate: float) -> dict[str, Any]:
+    """Wait until a test has opened its gate of this number."""
+    path = Path(os.environ[GATES], str(int(gate)))
+    give_up_at = time.monotonic() + LONGEST_HOLD_S
+    while not path.exists() and time.monotonic() < give_up_at:
+        time.sleep(0.005)
+    return {"held": gate, "pid": os.getpid()}
 
 
 def fail() -> None:
@@ -402,14 +415,18 @@ def save_iris(path: Path) -> Path:
 class Rows(mlflow.pyfunc.PythonModel):
     """Doubles the column x, and tells of each row how many were handed over with it.
 
-    A negative x fails. What is above 1000 is a number of seconds that it takes.
+    A negative x fails. What is above 1000 is a number of seconds that it takes, what is above 2000
+    the number of a gate that it waits for.
     """
 
     def predict(self, context, model_input, params=None):
         x = model_input["x"]
         if (x < 0).any():
             raise RuntimeError(SECRET)
-        time.sleep(max(0.0, x.max() - 1000))
+        if x.max() > 2000:
+            hold(x.max() - 2000)
+        else:
+            time.sleep(max(0.0, x.max() - 1000))
         if params["cut"]:
             return [0.0]
         return pd.DataFrame({"y": x * 2, "rows": len(x), "tag": params["tag"]})

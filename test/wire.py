@@ -81,7 +81,7 @@ class Wire:
     """A connection; a context manager."""
 
     def __init__(
-        self, port: int, timeout_s: float = 10, context: ssl.SSLContext | None = None
+        self, port: int, timeout_s: float = 30, context: ssl.SSLContext | None = None
     ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         if context is not None:
@@ -121,7 +121,7 @@ class Wire:
                 raise BadAnswer(f"closed; what was left: {self.received[:500]!r}")
             self.received += part
 
-    def read_to_end(self, timeout_s: float = 10) -> bytes:
+    def read_to_end(self, timeout_s: float = 30) -> bytes:
         """Give all that comes until the other side closes.
 
         Raises: TimeoutError where it does not, ConnectionResetError where it does not do so nicely.
@@ -136,7 +136,7 @@ class Wire:
             self.received += part
 
     def answers_to_end(
-        self, methods: Sequence[str] = (), timeout_s: float = 10
+        self, methods: Sequence[str] = (), timeout_s: float = 30
     ) -> list[WireAnswer]:
         """Give the answers until the other side closes; nothing else may come."""
         answers, rest = parse(self.read_to_end(timeout_s), methods)

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from harness import Daemon, wait_until
 from pyfuncserver.codec import upi
 
 METHOD = f"/{upi.SERVICE}/{upi.METHOD}"
-WAIT_S = 10
+WAIT_S = 30
 BOTH = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1"}
 
 
@@ -45,6 +45,8 @@ class Client(Protocol):
     """Sends the Controlled model's commands over one protocol."""
 
     dialect: str
+    soon_s: float
+    """A deadline that passes soon, and not before the server knows of the call."""
 
     def send(self, command: str, timeout_s: float | None = None, **numbers: float) -> Call: ...
 
@@ -69,6 +71,7 @@ class HttpCall:
 
 class HttpClient:
     dialect = "v1"
+    soon_s = 0.3
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -97,6 +100,8 @@ class UpiCall:
 
 class UpiClient:
     dialect = "upi"
+    soon_s = 1.0
+    """It is counted by the client, and the server has to have the call before."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.call = daemon.channel().unary_unary(METHOD)
@@ -124,6 +129,11 @@ class Scene:
         call = self.client.send(command, **numbers)
         self.wait_for(in_flight=expected, waiting=0)
         return call
+
+    def hold(self) -> tuple[Call, Callable[[], None]]:
+        """Send what runs at once, and return when it does; give it, and what lets it end."""
+        gate = self.daemon.gate()
+        return self.send_running("hold", gate=gate.number), gate.open
 
     def send_waiting(self, command: str, timeout_s: float | None = None) -> Call:
         """Send what has to wait, and return when it does."""
@@ -164,12 +174,14 @@ def scene(request: pytest.FixtureRequest, narrow: Daemon) -> Scene:
 
 def test_one_more_than_may_wait_is_refused_at_once(scene: Scene) -> None:
     refused, answered = scene.errors("overloaded"), scene.calls()
-    running = scene.send_running("sleep", seconds=1)
+    running, end = scene.hold()
     accepted = [scene.send_waiting("count"), scene.send_waiting("count")]
     outcome = scene.client.send("count").outcome()
     assert outcome.status == "overloaded"
     assert "2 predictions wait already (MAX_QUEUE)" in outcome.text
     assert scene.metric("requests_in_flight") == 3, "it did not wait for the others"
+    time.sleep(0.3)  # so that the others wait for longer than most do
+    end()
     assert [call.outcome().status for call in (running, *accepted)] == ["ok"] * 3
     assert scene.errors("overloaded") == refused + 1
     assert scene.calls() == answered + 2
@@ -183,37 +195,41 @@ def test_waiting_one_whose_client_goes_is_not_handed_over_and_frees_its_place(
     scene: Scene,
 ) -> None:
     gone, calls = scene.errors("client_gone"), scene.calls()
-    running = scene.send_running("sleep", seconds=1.5)
+    running, end = scene.hold()
     waiting = [scene.send_waiting("count"), scene.send_waiting("count")]
     for call in waiting:
         call.hang_up()
     scene.wait_for(in_flight=1, waiting=0)
     assert scene.errors("client_gone") == gone + 2
     accepted = [scene.send_waiting("pid"), scene.send_waiting("pid")]
+    end()
     assert [call.outcome().status for call in (running, *accepted)] == ["ok"] * 3
     assert scene.calls() == calls
 
 
 def test_waiting_one_whose_deadline_passes_is_not_handed_over(scene: Scene) -> None:
     passed, calls = scene.errors("deadline"), scene.calls()
-    running = scene.send_running("sleep", seconds=1.5)
+    running, end = scene.hold()
     started = time.monotonic()
-    assert scene.client.send("count", timeout_s=0.3).outcome().status == "deadline"
-    assert 0.25 < time.monotonic() - started < 1.2
+    hasty = scene.client.send("count", timeout_s=scene.client.soon_s)
+    assert hasty.outcome().status == "deadline"
+    assert time.monotonic() - started > 0.25
     scene.wait_for(in_flight=1, waiting=0)
     assert scene.errors("deadline") == passed + 1
+    end()
     assert running.outcome().status == "ok"
-    assert scene.client.send("pid", timeout_s=5).outcome().status == "ok"
+    assert scene.client.send("pid", timeout_s=30).outcome().status == "ok"
     assert scene.calls() == calls
 
 
 def test_deadline_that_passes_while_it_runs_is_told_at_once(scene: Scene) -> None:
     passed = scene.errors("deadline")
-    started = time.monotonic()
-    assert scene.client.send("sleep", timeout_s=0.3, seconds=1).outcome().status == "deadline"
-    assert time.monotonic() - started < 0.9
+    gate = scene.daemon.gate()
+    held = scene.client.send("hold", timeout_s=scene.client.soon_s, gate=gate.number)
+    assert held.outcome().status == "deadline"
+    wait_until(lambda: scene.errors("deadline") == passed + 1, WAIT_S)
+    gate.open()
     assert scene.client.send("pid").outcome().status == "ok"
-    assert scene.errors("deadline") == passed + 1
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "1e3", "nan"])
@@ -238,11 +254,10 @@ def strict_scene(request: pytest.FixtureRequest, strict: Daemon) -> Scene:
 
 def test_as_many_run_at_a_time_as_may(strict_scene: Scene) -> None:
     scene = strict_scene
-    started = time.monotonic()
-    calls = [scene.send_running("sleep", seconds=1), scene.send_running("sleep", seconds=1)]
+    (first, end_first), (second, end_second) = scene.hold(), scene.hold()
     assert scene.client.send("pid").outcome().status == "overloaded"
-    assert [call.outcome().status for call in calls] == ["ok", "ok"]
-    assert time.monotonic() - started < 1.9
+    end_first(), end_second()
+    assert [first.outcome().status, second.outcome().status] == ["ok", "ok"]
 
 
 def test_one_client_a_place_is_never_refused(strict_scene: Scene) -> None:
@@ -278,7 +293,7 @@ def test_calls_whose_message_never_comes_make_room_in_time(controlled_model: Pat
         "CARAML_PROTOCOL": "UPI_V1",
         "GRPC_CONCURRENCY": "2",
         "MAX_QUEUE": "2",
-        "REQUEST_TIMEOUT_SEC": "2",
+        "REQUEST_TIMEOUT_SEC": "4",
     }
     never = threading.Event()
     with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
@@ -302,19 +317,18 @@ def wait(ended: threading.Event, *requests: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("protocol", CLIENTS)
 def test_prediction_that_takes_too_long_is_cut_off(controlled_model: Path, protocol: str) -> None:
-    env = {**BOTH, "GRPC_CONCURRENCY": "1", "PREDICT_TIMEOUT_SEC": "0.5"}
+    env = {**BOTH, "GRPC_CONCURRENCY": "1", "PREDICT_TIMEOUT_SEC": "2"}
     with Daemon(controlled_model, env=env) as daemon:
         scene = Scene(daemon, CLIENTS[protocol](daemon))
-        started = time.monotonic()
         hanging = scene.send_running("sleep", seconds=60)
+        time.sleep(1)  # so that there is time for those that wait when the limit has passed
         waiting = [scene.client.send("pid") for _ in range(5)]
         outcome = hanging.outcome()
-        assert 0.4 < time.monotonic() - started < 1.5
         assert outcome.status == "deadline"
-        assert "The prediction took longer than 0.5 s (PREDICT_TIMEOUT_SEC)" in outcome.text
+        assert "The prediction took longer than 2 s (PREDICT_TIMEOUT_SEC)" in outcome.text
         assert [call.outcome().status for call in waiting] == ["ok"] * 5
         assert scene.errors("timeout") == 1
-        assert scene.metric("request_duration_seconds_bucket", le="0.25") == 5
+        assert scene.metric("request_duration_seconds_bucket", le="1.0") == 5
         assert scene.metric("request_duration_seconds_count") == 6
         assert scene.client.send("pid").outcome().status == "ok"
 
@@ -360,7 +374,9 @@ def test_grpc_messages_that_are_too_large_name_the_setting(controlled_model: Pat
 
 
 def test_streams_that_stay_open_do_not_hold_up_the_end(controlled_model: Path) -> None:
-    with Daemon(controlled_model, env=BOTH) as daemon, daemon.channel() as channel:
+    # Longer than it is waited for: what held the end up would be found.
+    env = {**BOTH, "DRAIN_TIMEOUT_SEC": "120"}
+    with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         ended = threading.Event()
@@ -368,10 +384,8 @@ def test_streams_that_stay_open_do_not_hold_up_the_end(controlled_model: Path) -
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         services = stub.ServerReflectionInfo(wait(ended, question))
         assert next(services).list_services_response.service
-        started = time.monotonic()
         daemon.terminate()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert daemon.wait(WAIT_S) == 0
-        assert time.monotonic() - started < 5
+        assert daemon.wait() == 0
         ended.set()
         assert not any("cut off" in line for line in daemon.log_lines())

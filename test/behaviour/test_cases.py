@@ -83,7 +83,7 @@ class UpiClient:
     def _send(self, body: bytes, request_id: str) -> Outcome:
         metadata = [("x-request-id", request_id)] if request_id else []
         try:
-            answer, call = self.call.with_call(body, metadata=metadata, timeout=20)
+            answer, call = self.call.with_call(body, metadata=metadata, timeout=30)
         except grpc.RpcError as error:
             failure: Any = error
             given = dict(failure.trailing_metadata())["x-request-id"]
@@ -180,5 +180,5 @@ def test_the_models_own_abort_wins(daemon: Daemon) -> None:
 
 def test_an_unknown_method_is_unimplemented(daemon: Daemon) -> None:
     with daemon.channel() as channel, pytest.raises(grpc.RpcError) as refusal:
-        channel.unary_unary(f"/{upi.SERVICE}/Nothing")(b"", timeout=5)
+        channel.unary_unary(f"/{upi.SERVICE}/Nothing")(b"", timeout=30)
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -17,9 +17,11 @@ LIMITS = {
     "MAX_BODY_SIZE": "20000",
     "MAX_HEADER_SIZE": "4096",
     "KEEP_ALIVE_SEC": "2",
-    "REQUEST_TIMEOUT_SEC": "1",
+    "REQUEST_TIMEOUT_SEC": "2",
 }
 ECHO = b'{"do": "echo"}'
+LATE_S = 15
+"""Sooner than without the setting, and later than a busy machine makes it."""
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +136,13 @@ def test_a_connection_without_a_request_is_closed(wire: Wire) -> None:
     assert wire.answer().status == 200
     started = time.monotonic()
     assert wire.read_to_end() == b""
-    assert 1.5 < time.monotonic() - started < 4
+    assert 1.5 < time.monotonic() - started < LATE_S
 
 
 def test_a_connection_that_says_nothing_is_closed(wire: Wire) -> None:
     started = time.monotonic()
     assert wire.read_to_end() == b""
-    assert 1.5 < time.monotonic() - started < 4
+    assert 1.5 < time.monotonic() - started < LATE_S
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_a_request_that_is_not_sent_in_time(wire: Wire, part: bytes) -> None:
     started = time.monotonic()
     wire.send(part)
     assert "REQUEST_TIMEOUT_SEC" in reason(only(wire), 408)
-    assert 0.9 < time.monotonic() - started < 3
+    assert 1.5 < time.monotonic() - started < LATE_S
 
 
 def test_a_request_that_drips_does_not_get_more_time(wire: Wire) -> None:
@@ -165,7 +167,7 @@ def test_a_request_that_drips_does_not_get_more_time(wire: Wire) -> None:
                 wire.received = part
                 break
     assert "REQUEST_TIMEOUT_SEC" in reason(only(wire), 408)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < LATE_S
 
 
 def test_a_prediction_may_take_longer_than_its_sending(daemon: Daemon) -> None:
@@ -183,7 +185,7 @@ def test_a_client_that_does_not_read_is_dropped_and_fills_no_memory(daemon: Daem
                 while wire.send(request * 10):
                     continue
         assert resident_bytes(worker) - before < 50_000_000
-        wait_until(lambda: all(is_dropped(wire) for wire in wires), 20, "they are dropped")
+        wait_until(lambda: all(is_dropped(wire) for wire in wires), 30, "they are dropped")
     assert daemon.http("GET", "/").status == 200
 
 
@@ -214,7 +216,7 @@ def test_where_descriptors_run_out_idle_connections_make_room(controlled_model: 
             idle[-1].send(get("/"))
             assert idle[-1].answer().status == 200, "those that came last are still there"
             assert idle[0].read_to_end() == b""
-            wait_until(lambda: "too many open files" in daemon.log(), 5)
+            wait_until(lambda: "too many open files" in daemon.log(), 30)
 
 
 # What HTTP does not allow

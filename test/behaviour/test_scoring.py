@@ -225,7 +225,7 @@ def client(daemon: Daemon) -> ScoringServerClient:
 
 
 def test_mlflows_client(client: ScoringServerClient) -> None:
-    client.wait_server_ready(timeout=5)
+    client.wait_server_ready(timeout=30)
     client.ping()
     assert client.get_version() == mlflow.__version__
 

@@ -22,7 +22,7 @@ from certificates import Authority
 from harness import Answer, Daemon, wait_until
 
 Save = Callable[..., Path]
-WAIT_S = 10
+WAIT_S = 30
 INVOCATIONS = "/invocations"
 BRIDGED = "/invocations?past=the+shortcut"
 GENERATE, GENERATE_STREAM = "/v2/models/model/generate", "/v2/models/model/generate_stream"
@@ -338,13 +338,13 @@ def test_a_client_that_does_not_read_stops_the_model(
         assert daemon.http("GET", "/").body == b"Alive"
     wait_until(lambda: read(notes)[-1] == "closed", WAIT_S)
     wait_until(lambda: is_idle(daemon), WAIT_S)
-    assert len(read(notes)) <= made + 10
+    assert len(read(notes)) < 400, "of 4,000"
 
 
 def test_a_client_that_never_reads_is_given_up(daemon: Daemon, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     with slow_client(daemon, {"n": 4000, "size": 100_000, "notes": str(notes)}):
-        wait_until(lambda: "closed" in read(notes), 15)  # REQUEST_TIMEOUT_SEC
+        wait_until(lambda: "closed" in read(notes), WAIT_S)  # REQUEST_TIMEOUT_SEC
         wait_until(lambda: is_idle(daemon), WAIT_S)
 
 
@@ -400,9 +400,7 @@ def test_a_client_that_goes_closes_the_generator(
         linger = struct.pack("ii", 1, 0)
         stream.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     stream.close()
-    left_at = time.monotonic()
-    wait_until(lambda: read(notes)[-1] == "closed", 2)
-    assert time.monotonic() - left_at < 1
+    wait_until(lambda: read(notes)[-1] == "closed", WAIT_S)
     wait_until(lambda: is_idle(daemon), WAIT_S)
     after = daemon.metric("pyfuncserver_request_errors_total", kind="client_gone")
     assert after - before == 1
@@ -488,12 +486,14 @@ def test_a_deadline_is_for_the_whole_stream(
     daemon: Daemon, tmp_path: Path, path: str, at: int, status: int
 ) -> None:
     notes = tmp_path / "notes"
-    command = {"at": at, "then": "sleep", "seconds": "1", "notes": str(notes)}
-    started = time.monotonic()
-    with Stream(daemon, command, {"X-Request-Timeout": "0.4"}, path) as stream:
+    go_on = tmp_path / "go_on"
+    command = {"at": at, "then": "wait", "signal": str(go_on), "notes": str(notes)}
+    # Long enough for two parts also where the machine has other things to do.
+    timeout_s = "1.5" if at else "0.4"
+    with Stream(daemon, command, {"X-Request-Timeout": timeout_s}, path) as stream:
         assert stream.response.status == status
         body = stream.response.read().decode()
-    assert time.monotonic() - started < 0.9
+    go_on.touch()
     assert "deadline passed" in body
     assert body.count('"number') + body.count("number\\") == at
     wait_until(lambda: is_idle(daemon), WAIT_S)
@@ -515,19 +515,17 @@ def test_a_deadline_while_the_client_does_not_read(daemon: Daemon, tmp_path: Pat
 
 def test_the_time_limit_is_for_each_part(over_transport: None, commanded_model: Path) -> None:
     """Also a client that is slow to read does not make a prediction that hangs."""
-    env = {"PREDICT_TIMEOUT_SEC": "0.6", "DRAIN_TIMEOUT_SEC": "2"}
+    env = {"PREDICT_TIMEOUT_SEC": "1.2", "DRAIN_TIMEOUT_SEC": "2"}
     with Daemon(commanded_model, env=env) as daemon:
-        command = {"n": 20, "at": 3, "then": "sleep", "seconds": "0.4", "size": 400_000}
+        command = {"n": 20, "at": 3, "then": "sleep", "seconds": "0.3", "size": 400_000}
         with Stream(daemon, command) as stream:
             wait_until(lambda: daemon.metric("pyfuncserver_stream_parts_total") > 4, WAIT_S)
-            time.sleep(1.2)  # longer than the limit; a slow client is what is tested
+            time.sleep(1.6)  # longer than the limit; a slow client is what is tested
             assert len(stream.events()) == 21
         assert "hangs" not in daemon.log()
-        command = {"n": 3, "at": 1, "then": "sleep", "seconds": "5"}
-        started = time.monotonic()
+        command = {"n": 3, "at": 1, "then": "sleep", "seconds": "60"}
         with Stream(daemon, command) as stream:
             part, error, done = stream.events()
-        assert time.monotonic() - started < 3
         assert json.loads(part)["number"] == 0
         assert json.loads(error)["error_code"] == "DEADLINE_EXCEEDED"
         assert "PREDICT_TIMEOUT_SEC" in error

@@ -151,7 +151,7 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
         for body in (b'{"do": "echo", "n": %d}' % n for n in range(5))
     )
     with (
-        socket.create_connection(("127.0.0.1", daemon.http_port), timeout=10) as client,
+        socket.create_connection(("127.0.0.1", daemon.http_port), timeout=30) as client,
         client.makefile("rb") as stream,
     ):
         client.sendall(requests)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Answer, Daemon, wait_until
+from harness import Answer, Daemon, Gate, wait_until
 
 Save = Callable[..., Path]
-WAIT_S = 20
+WAIT_S = 30
 INFER = "/v2/models/model/infer"
 
 
@@ -45,9 +45,9 @@ class Scene:
         body = json.dumps({"inputs": [tensor], "parameters": parameters})
         return self.pool.submit(self.daemon.http, "POST", INFER, body)
 
-    def keep_busy(self) -> Future[Answer]:
+    def keep_busy(self, gate: Gate) -> Future[Answer]:
         begun = self.metric("batches_total")
-        call = self.v1(1002)
+        call = self.v1(2000 + gate.number)
         wait_until(lambda: self.metric("batches_total") > begun, WAIT_S, "the model is busy")
         return call
 
@@ -66,12 +66,14 @@ def columns(call: Future[Answer]) -> dict[str, Any]:
 
 def test_calls_of_both_dialects_go_together(daemon: Daemon, pool: ThreadPoolExecutor) -> None:
     scene = Scene(daemon, pool)
-    busy = scene.keep_busy()
+    gate = daemon.gate()
+    busy = scene.keep_busy(gate)
     one, two = scene.v1(1), scene.v2(2, 3)
     narrow = scene.v2(4, datatype="FP32")
     tagged = scene.v2(5, tag="t")
     bad = scene.v2(1, datatype="BYTES")
     scene.wait_until_waiting(5)
+    gate.open()
     assert busy.result(WAIT_S).status == 200
     assert bad.result(WAIT_S).status == 400
     assert one.result(WAIT_S).json() == {"predictions": [{"y": 2, "rows": 4, "tag": ""}]}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from harness import Daemon, wait_until
 from wire import Wire, get, post
 
-SLEEP = b'{"do": "sleep", "seconds": 0.2}'
+SLEEP = b'{"do": "sleep", "seconds": 0.3}'
+PATIENT = {"DRAIN_TIMEOUT_SEC": "120"}
+"""Longer than a test waits: who waits for it is found."""
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -24,7 +25,7 @@ def test_pipelined_requests_are_all_answered(controlled_model: Path, workers: st
         slow = post(daemon.predict_path, SLEEP)
         with Wire(daemon.http_port) as wire:
             wire.send(b"".join(slow + request for request in requests))
-            wait_until(lambda: daemon.metric("pyfuncserver_requests_total") >= 2, 5)
+            wait_until(lambda: daemon.metric("pyfuncserver_requests_total") >= 2, 30)
             daemon.terminate()
             answers = wire.answers_to_end()
             assert [answer.status for answer in answers] == [200] * 20
@@ -37,7 +38,7 @@ def test_pipelined_requests_are_all_answered(controlled_model: Path, workers: st
 
 
 def test_a_client_that_goes_on_does_not_hold_it_up(controlled_model: Path) -> None:
-    with Daemon(controlled_model, env={"LOG_LEVEL": "WARNING"}) as daemon:
+    with Daemon(controlled_model, env={**PATIENT, "LOG_LEVEL": "WARNING"}) as daemon:
         stopping = threading.Event()
 
         def flood(wire: Wire) -> None:
@@ -47,18 +48,16 @@ def test_a_client_that_goes_on_does_not_hold_it_up(controlled_model: Path) -> No
         with Wire(daemon.http_port) as wire:
             thread = threading.Thread(target=flood, args=(wire,))
             thread.start()
-            wait_until(lambda: daemon.http("GET", "/").status == 200, 5)
+            wait_until(lambda: daemon.http("GET", "/").status == 200, 30)
             daemon.terminate()
-            started = time.monotonic()
             assert daemon.wait() == 0
-            assert time.monotonic() - started < 6
             stopping.set()
             thread.join()
 
 
 def test_connections_without_a_request_do_not_hold_it_up(controlled_model: Path) -> None:
     with (
-        Daemon(controlled_model) as daemon,
+        Daemon(controlled_model, env=PATIENT) as daemon,
         Wire(daemon.http_port) as silent,
         Wire(daemon.http_port) as dripping,
         Wire(daemon.http_port) as used,
@@ -67,9 +66,7 @@ def test_connections_without_a_request_do_not_hold_it_up(controlled_model: Path)
         assert used.answer().status == 200
         dripping.send(b"GET / HT")
         daemon.terminate()
-        started = time.monotonic()
         assert daemon.wait() == 0
-        assert time.monotonic() - started < 6
         assert [wire.read_to_end() for wire in (silent, dripping, used)] == [b""] * 3
 
 
@@ -86,10 +83,10 @@ def test_a_request_that_comes_while_it_stops_is_answered(controlled_model: Path)
         wire.send(get("/"))
         assert not wire.answer().closes
         with Wire(daemon.http_port) as other:
-            other.send(post(daemon.predict_path, b'{"do": "sleep", "seconds": 2}'))
-            wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+            other.send(post(daemon.predict_path, b'{"do": "sleep", "seconds": 4}'))
+            wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 30)
             daemon.terminate()
-            wait_until(lambda: not accepts(daemon.http_port), 5)
+            wait_until(lambda: not accepts(daemon.http_port), 30)
             wire.send(get("/"))
             (answer,) = wire.answers_to_end()
             assert answer.status == 200
@@ -105,7 +102,7 @@ def test_a_request_that_is_cut_off_is_no_internal_error(controlled_model: Path) 
         wire.send(post(daemon.predict_path, b'{"do": "sleep", "seconds": 3}'))
         with Wire(daemon.http_port) as half:
             half.send(post(daemon.predict_path, SLEEP)[:-1])
-            wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+            wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 30)
             daemon.terminate()
             assert daemon.wait() == 0
         assert "cut off" in daemon.log()
@@ -113,13 +110,13 @@ def test_a_request_that_is_cut_off_is_no_internal_error(controlled_model: Path) 
 
 
 def test_while_readiness_is_turned_already(controlled_model: Path) -> None:
-    env = {"DRAIN_DELAY_SEC": "1.5"}
+    env = {"DRAIN_DELAY_SEC": "4"}
     with Daemon(controlled_model, env=env) as daemon, Wire(daemon.http_port) as wire:
         ready = get(f"/v1/models/{daemon.full_name}")
         wire.send(ready)
         assert wire.answer().status == 200
         daemon.terminate()
-        wait_until(lambda: daemon.http("GET", f"/v1/models/{daemon.full_name}").status == 503, 1)
+        wait_until(lambda: daemon.http("GET", f"/v1/models/{daemon.full_name}").status == 503, 30)
         wire.send(post(daemon.predict_path, SLEEP) + ready + get("/"))
         answers = wire.answers_to_end()
         assert [answer.status for answer in answers] == [200, 503, 200]

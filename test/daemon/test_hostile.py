@@ -50,7 +50,7 @@ def test_the_supervisor_is_killed_and_the_models_processes_go_too(
     with Daemon(hostile_model, env={"WORKERS": workers}) as daemon:
         daemon.terminate(signal.SIGKILL)
         daemon.wait()
-        wait_until(lambda: not daemon.processes(), 10, "all processes end")
+        wait_until(lambda: not daemon.processes(), 30, "all processes end")
 
 
 def test_a_ready_file_that_cannot_be_written_any_more_ends_nothing(
@@ -69,7 +69,7 @@ def test_a_ready_file_that_cannot_be_written_any_more_ends_nothing(
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         next(line for line in lines if "is ready" in line)
-        wait_until((folder / "ready.json").exists, 5)
+        wait_until((folder / "ready.json").exists, 30)
         victim = json.loads((folder / "ready.json").read_text())["workers"][0]
         shutil.rmtree(folder)
         os.kill(victim, signal.SIGKILL)
@@ -77,7 +77,7 @@ def test_a_ready_file_that_cannot_be_written_any_more_ends_nothing(
         assert process.poll() is None
     finally:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert process.stderr is not None
         process.stderr.close()
 
@@ -90,11 +90,11 @@ def test_closed_standard_streams(controlled_model: Path, tmp_path: Path) -> None
         env=daemon_environment({"READY_FILE": str(ready), "WORKERS": "2"}),
     )
     try:
-        wait_until(ready.exists, 20, "it is ready")
+        wait_until(ready.exists, 30, "it is ready")
         assert process.poll() is None
     finally:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 def test_calls_cut_off_over_grpc_are_told(controlled_model: Path) -> None:
@@ -103,9 +103,9 @@ def test_calls_cut_off_over_grpc_are_told(controlled_model: Path) -> None:
     request.prediction_context.add(name="seconds", type=1, double_value=60)
     with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
         call = predict_values(channel).future(request, timeout=30)
-        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 30)
         daemon.terminate()
-        assert daemon.wait(10) == 0
+        assert daemon.wait(30) == 0
         assert call.code() is not None
         assert any("cut off" in line for line in daemon.log_lines())
 
@@ -113,18 +113,18 @@ def test_calls_cut_off_over_grpc_are_told(controlled_model: Path) -> None:
 def test_predictions_whose_clients_have_gone_are_not_run(controlled_model: Path) -> None:
     with Daemon(controlled_model) as daemon:
         running = daemon.connection()
-        running.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 1}')
-        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+        running.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 2}')
+        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 30)
         gone = [daemon.connection() for _ in range(5)]
         for connection in gone:
-            connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 2}')
+            connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 10}')
         for connection in gone:
             connection.close()
         started = time.monotonic()
         with contextlib.closing(running):
             assert running.getresponse().status == 200
         assert daemon.predict({"do": "pid"}).status == 200
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 30, "five of them would have taken 50 s"
 
 
 def test_a_form_is_json_like_any_other_body(controlled_model: Path) -> None:

@@ -29,6 +29,8 @@ NEEDED_BYTES = 4 * GIB  # twice what would be taken if nothing were shared
 PLACES = WEIGHTS_BYTES // 8
 REQUESTS = 10_000
 CLIENTS = 4
+A_CONNECTION = 100
+"""Requests; which worker takes a connection is left to chance."""
 
 
 @pytest.mark.timeout(180)
@@ -60,7 +62,9 @@ def ask_many(daemon: Daemon) -> Counter[int]:
 
     def ask(client: int) -> None:
         with closing(daemon.connection()) as connection:
-            for number in range(client, REQUESTS, CLIENTS):
+            for nth, number in enumerate(range(client, REQUESTS, CLIENTS), start=1):
+                if nth % A_CONNECTION == 0:
+                    connection.close()  # the next request makes another
                 place = number * (PLACES // REQUESTS)
                 answer = daemon.predict({"instances": [[place]]}, connection=connection).json()
                 weight, feature, pid = answer["predictions"]

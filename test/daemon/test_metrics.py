@@ -22,7 +22,7 @@ def kill_and_wait(daemon: Daemon, victim: int) -> None:
     strength = len(daemon.worker_pids())
     os.kill(victim, signal.SIGKILL)
     wait_until(
-        lambda: victim not in daemon.worker_pids() and len(daemon.worker_pids()) == strength, 10
+        lambda: victim not in daemon.worker_pids() and len(daemon.worker_pids()) == strength, 30
     )
 
 
@@ -84,7 +84,7 @@ def count_in_each(daemon: Daemon) -> int:
         missing.discard(daemon.predict({"do": "count"}).json()["pid"])
         return not missing
 
-    wait_until(all_have, 20, "an answer of each worker")
+    wait_until(all_have, 30, "an answer of each worker")
     return times
 
 
@@ -94,7 +94,7 @@ def test_a_request_in_hand_of_a_killed_worker_is_not_in_flight_for_ever(
     with Daemon(controlled_model, env={"WORKERS": "2"}) as daemon:
         connection = daemon.connection()
         connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 60}')
-        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 5)
+        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 30)
         for victim in daemon.worker_pids():
             kill_and_wait(daemon, victim)
         connection.close()

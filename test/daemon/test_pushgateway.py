@@ -35,7 +35,7 @@ def gateway(port: int) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: fetch(port, "/-/ready") is not None, 10, "the Pushgateway is up")
+        wait_until(lambda: fetch(port, "/-/ready") is not None, 30, "the Pushgateway is up")
         yield
     finally:
         process.kill()
@@ -44,7 +44,7 @@ def gateway(port: int) -> Iterator[None]:
 
 def fetch(port: int, path: str) -> bytes | None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             body: bytes = answer.read()
             return body
     except (urllib.error.URLError, ConnectionError):
@@ -82,9 +82,9 @@ def test_pushes_outlive_outages_and_the_group_goes_at_the_end(controlled_model: 
             return daemon.metric("pyfuncserver_push_failures_total")
 
         daemon.upi(request)
-        wait_until(lambda: failures() >= 1, 10, "a push fails while there is no gateway")
+        wait_until(lambda: failures() >= 1, 30, "a push fails while there is no gateway")
         with gateway(port):
-            wait_until(lambda: pushed_calls(port) == 1, 10, "the first push")
+            wait_until(lambda: pushed_calls(port) == 1, 30, "the first push")
             (group,) = groups(port)
             assert group["labels"] == {
                 "job": "merlin_pyfunc_upi",
@@ -93,11 +93,11 @@ def test_pushes_outlive_outages_and_the_group_goes_at_the_end(controlled_model: 
                 "host": socket.getfqdn(),
             }
         before = failures()
-        wait_until(lambda: failures() >= before + 3, 20, "three intervals without a gateway")
+        wait_until(lambda: failures() >= before + 3, 30, "three intervals without a gateway")
         daemon.upi(request)
         assert daemon.metric("model_calls_total") == 2  # served here all the while
         with gateway(port):
-            wait_until(lambda: pushed_calls(port) == 2, 10, "pushes go on")
+            wait_until(lambda: pushed_calls(port) == 2, 30, "pushes go on")
             outages = [line for line in daemon.log_lines() if "cannot be reached" in line]
             assert len(outages) == 2, "one line an outage"
             daemon.terminate()

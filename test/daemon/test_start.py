@@ -164,9 +164,9 @@ def test_it_can_be_stopped_while_it_loads(save_model, tmp_path: Path, workers: s
     daemon = Daemon(model, env={"WORKERS": workers})
     starting = threading.Thread(target=enter, args=(daemon,), daemon=True)
     starting.start()
-    wait_until(mark.exists, 20, "the load has begun")
+    wait_until(mark.exists, 30, "the load has begun")
     daemon.terminate()
-    assert daemon.wait(5) == 0
+    assert daemon.wait(30) == 0
     assert not daemon.processes()
     starting.join(10)
 

@@ -15,8 +15,10 @@ from load import BOTH, HttpLine, Lost, Refused, UpiLine, command
 from processes import is_alive
 
 RESTARTS = "pyfuncserver_worker_restarts_total"
-LIMIT_S = 1.0
-MARGIN_S = 0.5
+LIMIT_S = 2.0
+MARGIN_S = {"full": 0.5, "quick": 10.0}
+"""What an answer may take longer than it must; the quick form runs where others do, too."""
+SILENCE_S = 3.0
 MEGABYTE = 1 << 20
 
 Do = Callable[[Daemon, str], str]
@@ -58,14 +60,19 @@ def served_after_s(daemon: Daemon) -> float:
 
 def wait_for_restart(daemon: Daemon, reason: str) -> None:
     """Wait until one worker was replaced, check that it was for this reason, and that two serve."""
-    wait_until(lambda: daemon.metric(RESTARTS) == 1, 10, "a replaced worker")
+    wait_until(lambda: daemon.metric(RESTARTS) == 1, 30, "a replaced worker")
     assert daemon.metric(RESTARTS, reason=reason) == 1
-    wait_until(lambda: sum(map(is_alive, daemon.worker_pids())) == 2, 5, "two workers")
+    wait_until(lambda: sum(map(is_alive, daemon.worker_pids())) == 2, 30, "two workers")
 
 
 @BY_PROTOCOL
 def test_a_model_that_hangs(
-    witness_model: Path, do: Do, timed_out: str, lost: str, figures: Callable[[str], None]
+    witness_model: Path,
+    do: Do,
+    timed_out: str,
+    lost: str,
+    figures: Callable[[str], None],
+    is_full: bool,
 ) -> None:
     env = {**BOTH, "WORKERS": "2", "PREDICT_TIMEOUT_SEC": str(LIMIT_S)}
     with Daemon(witness_model, env=env) as daemon:
@@ -74,20 +81,25 @@ def test_a_model_that_hangs(
         took_s = time.monotonic() - began
         figures(f"{answer} after {took_s:.2f} s, served {served_after_s(daemon):.2f} s later")
         assert answer == timed_out
-        assert LIMIT_S <= took_s < LIMIT_S + MARGIN_S
+        assert LIMIT_S <= took_s < LIMIT_S + MARGIN_S["full" if is_full else "quick"]
         wait_for_restart(daemon, "timeout")
         assert " in hang\n" in daemon.log()
 
 
 @BY_PROTOCOL
 def test_a_model_that_keeps_all_others_from_running(
-    witness_model: Path, do: Do, timed_out: str, lost: str, figures: Callable[[str], None]
+    witness_model: Path,
+    do: Do,
+    timed_out: str,
+    lost: str,
+    figures: Callable[[str], None],
+    is_full: bool,
 ) -> None:
     env = {
         **BOTH,
         "WORKERS": "2",
         "PREDICT_TIMEOUT_SEC": str(LIMIT_S),
-        "HEARTBEAT_TIMEOUT_SEC": "1.5",
+        "HEARTBEAT_TIMEOUT_SEC": str(SILENCE_S),
     }
     with Daemon(witness_model, env=env) as daemon:
         began = time.monotonic()
@@ -95,7 +107,8 @@ def test_a_model_that_keeps_all_others_from_running(
         took_s = time.monotonic() - began
         figures(f"{answer} after {took_s:.2f} s, served {served_after_s(daemon):.2f} s later")
         assert answer == lost
-        assert took_s < 4
+        # Its stack is written before it is killed, for which it has two seconds.
+        assert took_s < SILENCE_S + 2 + MARGIN_S["full" if is_full else "quick"]
         wait_for_restart(daemon, "stuck")
         assert " in hold_the_gil\n" in daemon.log()
 
@@ -153,7 +166,7 @@ def test_a_model_that_ends_its_process_at_every_request(
     with Daemon(witness_model, env=env) as daemon, daemon.channel() as channel:
         busy = daemon.upi(command(""), channel=channel).prediction_context[0].integer_value
         patient = predict_values(channel).future(command("sleep", seconds=6.0), timeout=30)
-        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight", dialect="upi") == 1, 5)
+        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight", dialect="upi") == 1, 30)
         deaths = 0
         while daemon.worker_pids():
             deaths += end_another(daemon, busy)
@@ -180,5 +193,5 @@ def end_another(daemon: Daemon, spared: int) -> bool:
         line.command = {"do": "exit"}
         with pytest.raises((Lost, OSError)):
             line.ask(2)
-    wait_until(lambda: not is_alive(victim), 5, "the end of the worker")
+    wait_until(lambda: not is_alive(victim), 30, "the end of the worker")
     return True

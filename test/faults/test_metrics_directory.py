@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness import Daemon, wait_until
-from load import CLIENTS, Load, wait_for_answers
+from load import CLIENTS, Load, Tally, wait_for_answers
 
 from pyfuncserver.metrics import directory
 
@@ -60,7 +60,7 @@ def full(disk: Path) -> Iterator[None]:
 
     thread = threading.Thread(target=fill)
     thread.start()
-    wait_until(lambda: os.statvfs(disk).f_bavail == 0, 5, "the disk is full")
+    wait_until(lambda: os.statvfs(disk).f_bavail == 0, 30, "the disk is full")
     try:
         yield
     finally:
@@ -112,20 +112,18 @@ def test_a_directory_that_cannot_be_written(
                 victim = min(before)
                 began = time.monotonic()
                 os.kill(victim, signal.SIGKILL)
-                wait_until(lambda: len(daemon.worker_pids() - {victim}) == 2, 10, "two serve")
+                wait_until(lambda: len(daemon.worker_pids() - {victim}) == 2, 30, "two serve")
                 replaced = time.monotonic()
                 (newcomer,) = daemon.worker_pids() - before
-                # A client stays with the worker that its connection was made to, by chance.
-                with Load(CLIENTS[kind](daemon), NEW_CLIENT_COUNT, persists=True) as more:
-                    wait_until(lambda: more.tally.by_worker[newcomer] > 50, 20, "it answers")
+                further = load_until_answered_by(newcomer, daemon, kind)
                 assert daemon.http("GET", "/metrics").status == 200
         log = daemon.log_lines()
     lost = [exchange for exchange in load.exchanges if exchange.lost]
     figures(
-        f"{load.tally.answered + more.tally.answered} answered, {len(lost)} lost, all of them in "
+        f"{load.tally.answered + further.answered} answered, {len(lost)} lost, all of them in "
         f"hand of the killed worker; it was replaced after {replaced - began:.2f} s"
     )
-    assert more.tally.lost == []
+    assert further.lost == []
     # Until all its threads have ended the killed worker's connections stand.
     assert all(e.worker in {victim, 0} and e.overlaps(began, replaced) for e in lost), lost
     assert len({exchange.client for exchange in lost}) == len(lost)
@@ -134,6 +132,25 @@ def test_a_directory_that_cannot_be_written(
     assert told, log
     assert all(f"{metrics}/" in line and words in line for line in told), told
     assert len({line.split()[3] for line in told}) == len(told), "once in each process"
+
+
+def load_until_answered_by(worker: int, daemon: Daemon, kind: str) -> Tally:
+    """Send by ever more clients until this worker has answered some; give what became of them.
+
+    A client stays with the worker that its connection was made to, by chance.
+    """
+    every = Tally()
+
+    def has_answered() -> bool:
+        with Load(CLIENTS[kind](daemon), NEW_CLIENT_COUNT, persists=True) as load:
+            wait_for_answers(load, 20 * NEW_CLIENT_COUNT)
+        every.answered += load.tally.answered
+        every.lost += load.tally.lost
+        every.by_worker += load.tally.by_worker
+        return every.by_worker[worker] > 50
+
+    wait_until(has_answered, 60, f"answers of {worker}")
+    return every
 
 
 @pytest.mark.parametrize("harm", [full, read_only])

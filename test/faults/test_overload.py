@@ -22,9 +22,10 @@ CAPACITY = 1 / SERVICE_S
 TIMES = 10
 WARM_UP_S = 3.0
 GROWTH = 1.03
-ROUNDS = 3
+ROUNDS = 5
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("protocol", ["http", "upi"])
 def test_ten_times_the_load_that_can_be_served(
@@ -38,20 +39,22 @@ def test_ten_times_the_load_that_can_be_served(
         "LOG_LEVEL": "ERROR",
     }
     with Daemon(witness_model, env=env) as daemon:
-        # Others on the machine can only make it slower: one round in which they do not is enough.
+        # Others on the machine can only make it slower, and what leaks grows in each round: one
+        # that is as it should be is enough.
         for _ in range(ROUNDS):
-            text, is_in_time = one_round(daemon, protocol, 60 if is_full else 10)
+            text, is_good = one_round(daemon, protocol, 60 if is_full else 8)
             figures(text)
-            if is_in_time:
+            if is_good:
                 return
-    pytest.fail(f"not within the bound in any of {ROUNDS} rounds")
+    pytest.fail(
+        f"not within the bounds in any of {ROUNDS} rounds, of which this is the last:\n{text}"
+    )
 
 
 def one_round(daemon: Daemon, protocol: str, seconds: float) -> tuple[str, bool]:
-    """Flood it once; give the figures, and whether what was served was served in time."""
+    """Flood it once; give the figures, and whether time and memory were within their bounds."""
     target, served, refused = target_of(daemon, protocol)
-    unloaded = flood(target, rate=CAPACITY / 2, seconds=6)
-    assert {shot.outcome for shot in unloaded} == {served}
+    unloaded = flood(target, rate=CAPACITY / 2, seconds=4)
     (worker,) = daemon.worker_pids()
     with memory_sampled(worker) as samples:
         shots = flood(target, rate=TIMES * CAPACITY, seconds=WARM_UP_S + seconds)
@@ -64,7 +67,8 @@ def one_round(daemon: Daemon, protocol: str, seconds: float) -> tuple[str, bool]
     bound_s = 2 * usual_s + MAX_QUEUE / rate
     resident, proportional = grown(samples, 0), grown(samples, 1)
     assert set(outcomes) == {served, refused}
-    assert resident < GROWTH
+    assert {shot.outcome for shot in unloaded} <= {served, refused}
+    were_all_served = {shot.outcome for shot in unloaded} == {served}
     text = (
         f"{len(shots)} requests: {dict(outcomes)}; {rate:.0f} of {CAPACITY:.0f} served a second\n"
         f"served: p50 {1000 * quantile_s(answered, 0.5):.0f} ms, p99 {1000 * slowest_s:.0f} ms; "
@@ -72,7 +76,8 @@ def one_round(daemon: Daemon, protocol: str, seconds: float) -> tuple[str, bool]
         f"refused: p99 {1000 * quantile_s(others, 0.99):.0f} ms\n"
         f"memory x{resident:.3f} (RSS), x{proportional:.3f} (PSS)"
     )
-    return text, slowest_s < bound_s and rate > 0.8 * CAPACITY
+    is_in_time = slowest_s < bound_s and rate > 0.8 * CAPACITY
+    return text, is_in_time and were_all_served and resident < GROWTH
 
 
 def target_of(daemon: Daemon, protocol: str) -> tuple[Target, str, str]:

@@ -107,6 +107,7 @@ def reload(daemon: Daemon) -> None:
         lambda: daemon.metric("pyfuncserver_model_generation") == generation + 1, 60, "a reload"
     )
     wait_until(lambda: not daemon.processes() & old, 60, "the end of the old workers")
+    wait_until(lambda: not daemon.worker_pids() & old, 60, "the ready file of the new ones")
 
 
 def sampled(daemon: Daemon, metrics: Path, until: float) -> list[Sampling]:

@@ -21,7 +21,7 @@ def test_sigterm_under_load_loses_nothing(
     answered = 0
     lost: dict[str, list[str]] = {kind: [] for kind in KINDS}
     took_s = []
-    stops = 20 if is_full else 5
+    stops = 20 if is_full else 3
     for _ in range(stops):
         env = {**BOTH, "WORKERS": "2", "LOG_LEVEL": "WARNING"}
         with (

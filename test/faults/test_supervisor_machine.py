@@ -22,15 +22,17 @@ from load import BOTH, Exchange, loads, wait_for_answers
 from processes import is_alive
 
 WORKERS = 2
-WRONG_FOR_S = 1.0
-FOUND_WITHIN_S = 2.5  # HEARTBEAT_TIMEOUT_SEC, and time to notice
+SILENCE_S = 2.0
+WRONG_FOR_S = {"full": 1.0, "quick": 5.0}
+FOUND_WITHIN_S = {"full": SILENCE_S + 1.5, "quick": SILENCE_S + 5.0}
+"""Both are promised; the quick form leaves room for a machine that others use."""
 POLL_S = 0.01
 KINDS = {"http-keep-alive": 1, "http-connect": 1, "upi": 1}
 NEVER = float("inf")
 ENVIRONMENT = {
     **BOTH,
     "WORKERS": str(WORKERS),
-    "HEARTBEAT_TIMEOUT_SEC": "1",
+    "HEARTBEAT_TIMEOUT_SEC": str(SILENCE_S),
     "DRAIN_TIMEOUT_SEC": "3",
     "GRPC_OPTIONS": '{"grpc.max_connection_age_ms": 1000}',
     "LOG_LEVEL": "WARNING",
@@ -132,7 +134,7 @@ def take(step: Step, daemon: Daemon, watch: Watch) -> None:
     time.sleep(step.pause_s)
 
 
-def run(model: Path, steps: list[Step], max_requests: int) -> str:
+def run(model: Path, steps: list[Step], max_requests: int, form: str) -> str:
     """Run one sequence, with SIGTERM at its end, and check what must hold; give its figures."""
     env = {**ENVIRONMENT, "MAX_REQUESTS": str(max_requests)}
     with (
@@ -163,13 +165,14 @@ def run(model: Path, steps: list[Step], max_requests: int) -> str:
             f"hung for {watch.longest_unfound_s:.2f} s"
         )
         assert unexplained == [], f"{text}\n{unexplained}\n{watch.bad_ends}"
-        assert watch.longest_wrong_s <= WRONG_FOR_S, f"{text} ({watch.wrong_count} were)"
-        assert watch.longest_unfound_s <= FOUND_WITHIN_S, text
+        assert watch.longest_wrong_s <= WRONG_FOR_S[form], f"{text} ({watch.wrong_count} were)"
+        assert watch.longest_unfound_s <= FOUND_WITHIN_S[form], text
         assert refused == [0, 0], text
         assert status == 0, text
     return text
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(3600)
 def test_any_sequence_of_faults(
     witness_model: Path, is_full: bool, figures: Callable[[str], None]
@@ -183,7 +186,8 @@ def test_any_sequence_of_faults(
     )
     @given(steps=STEPS, max_requests=st.sampled_from([0, 100]))
     def holds(steps: list[Step], max_requests: int) -> None:
-        ran.append(run(witness_model, steps, max_requests))
+        form = "full" if is_full else "quick"
+        ran.append(run(witness_model, steps, max_requests, form))
 
     ran: list[str] = []
     try:

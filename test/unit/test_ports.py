@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from harness import free_port
 
 from pyfuncserver.config import Config
 from pyfuncserver.errors import StartupError
@@ -93,8 +94,7 @@ def test_grpc_port_that_another_daemon_has_reserved_is_taken() -> None:
 
 def test_http_port_is_given_back_when_the_grpc_port_is_taken() -> None:
     with stranger(listens=True, shares=False) as grpc_port:
-        with stranger(listens=False, shares=False) as http_port:
-            pass  # it is free now
+        http_port = free_port()
         with pytest.raises(StartupError):
             open_ports(settings(http_port=http_port, grpc_port=grpc_port))
     with opened(settings(http_port=http_port)) as ports:
@@ -103,11 +103,13 @@ def test_http_port_is_given_back_when_the_grpc_port_is_taken() -> None:
 
 def test_port_is_free_again_after_connections_to_it_were_closed_here() -> None:
     # A connection that the server closed first lingers in TIME_WAIT; a restart must not wait.
-    with opened(settings("HTTP_JSON")) as ports:
-        number = ports.http_port
-        with socket.create_connection(("127.0.0.1", number), timeout=5) as client:
-            accepted, _ = ports.http.accept()
-            accepted.close()
-            assert client.recv(1) == b""
+    number = free_port()
+    with (
+        opened(settings("HTTP_JSON", http_port=number)) as ports,
+        socket.create_connection(("127.0.0.1", number), timeout=30) as client,
+    ):
+        accepted, _ = ports.http.accept()
+        accepted.close()
+        assert client.recv(1) == b""
     with opened(settings("HTTP_JSON", http_port=number)) as ports:
         assert ports.http_port == number

@@ -28,7 +28,7 @@ def failure(client: Any, data: pd.DataFrame) -> str:
 def main(host: str, port: str) -> None:
     client = ScoringServerClient(host, int(port))
     client.ping()
-    client.wait_server_ready(timeout=5)
+    client.wait_server_ready(timeout=30)
     answer = client.invoke(frame((0, 1.5), (0, 2))).get_predictions()
     found = {
         "version": client.get_version(),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-WAIT_S = 10
+WAIT_S = 30
 ARRAYS = {
     "bool": np.array([True, False]),
     "int8": np.array([-128, 127], np.int8),

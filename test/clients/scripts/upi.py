@@ -26,7 +26,7 @@ def request(*rows: tuple[float, float]) -> Any:
 
 def failure(stub: Any, *rows: tuple[float, float]) -> list[str]:
     try:
-        stub.PredictValues(request(*rows), timeout=10)
+        stub.PredictValues(request(*rows), timeout=30)
     except grpc.RpcError as error:
         return [error.code().name, error.details()]
     return []
@@ -35,7 +35,7 @@ def failure(stub: Any, *rows: tuple[float, float]) -> list[str]:
 def main(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         stub = upi_pb2_grpc.UniversalPredictionServiceStub(channel)
-        answer = stub.PredictValues(request((0, 1.5), (0, 2)), timeout=10)
+        answer = stub.PredictValues(request((0, 1.5), (0, 2)), timeout=30)
         table = answer.prediction_result_table
         found = {
             "target": answer.target_name,

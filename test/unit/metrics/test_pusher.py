@@ -91,7 +91,7 @@ def grouping(path: str) -> dict[str, str]:
 def test_push_and_its_group(gateway: Gateway) -> None:
     pushes = pusher(gateway.address)
     pushes.start()
-    wait_until(lambda: len(gateway.asked) >= 3, 5)
+    wait_until(lambda: len(gateway.asked) >= 3, 30)
     pushes.stop()
     assert set(gateway.methods()[:-1]) == {"PUT"}
     assert gateway.methods()[-1] == "DELETE"
@@ -109,7 +109,7 @@ def test_push_and_its_group(gateway: Gateway) -> None:
 def test_last_push_and_deletion_come_at_once(gateway: Gateway) -> None:
     pushes = pusher(gateway.address, interval_s=3600)
     pushes.start()
-    wait_until(lambda: gateway.asked, 5)
+    wait_until(lambda: gateway.asked, 30)
     pushes.stop()
     assert gateway.methods() == ["PUT", "PUT", "DELETE"]
 
@@ -126,7 +126,7 @@ def test_refused_push_is_a_failure(gateway: Gateway, status: int) -> None:
     gateway.status = status
     pushes = pusher(gateway.address)
     pushes.start()
-    wait_until(lambda: failures(pushes) >= 2, 5)
+    wait_until(lambda: failures(pushes) >= 2, 30)
     pushes.stop()
 
 
@@ -136,16 +136,16 @@ def test_outages_are_counted_by_push_and_logged_once_each(
     port = free_port()
     pushes = pusher(f"127.0.0.1:{port}")
     pushes.start()
-    wait_until(lambda: failures(pushes) >= 3, 10)
+    wait_until(lambda: failures(pushes) >= 3, 30)
 
     gateway = Gateway(port)
-    wait_until(lambda: len(gateway.asked) >= 3, 10)
+    wait_until(lambda: len(gateway.asked) >= 3, 30)
     before = failures(pushes)
     gateway.stop()
-    wait_until(lambda: failures(pushes) >= before + 3, 10)
+    wait_until(lambda: failures(pushes) >= before + 3, 30)
 
     gateway = Gateway(port)
-    wait_until(lambda: len(gateway.asked) >= 2, 10)
+    wait_until(lambda: len(gateway.asked) >= 2, 30)
     pushes.stop()
     gateway.stop()
     assert gateway.methods()[-1] == "DELETE"

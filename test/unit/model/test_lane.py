@@ -13,7 +13,7 @@ from pyfuncserver.errors import Overloaded
 from pyfuncserver.metrics.meters import LOOP, THREAD, Where
 from pyfuncserver.model.lane import Lane
 
-WAIT_S = 10
+WAIT_S = 30
 
 
 class Work:
@@ -194,7 +194,7 @@ def test_a_job_that_waits_for_callers_begins_when_one_has_ended() -> None:
 
 def test_a_job_that_takes_too_long_is_given_up_with_its_thread(start: Start) -> None:
     stuck = threading.Semaphore(0)
-    lane = Lane(1, 5, 0.05, stuck.release)
+    lane = Lane(1, 5, 1.0, stuck.release)
     hanging, waiting, later = start(lane), start(lane), start(lane)
     assert hanging.timed_out.wait(WAIT_S)
     assert stuck.acquire(timeout=WAIT_S)

@@ -76,7 +76,7 @@ def test_two_threads() -> None:
     pipe, taken = Pipe(), bytearray()
 
     def fill() -> None:
-        for number in range(2000):
+        for number in range(400):
             assert pipe.wait_for_room(10)
             pipe.put(b"%d," % number)
         pipe.end(b"end")
@@ -90,5 +90,5 @@ def test_two_threads() -> None:
         ends.append(is_over)
         return is_over
 
-    wait_until(take, 20)
-    assert bytes(taken) == b"".join(b"%d," % number for number in range(2000)) + b"end"
+    wait_until(take, 30)
+    assert bytes(taken) == b"".join(b"%d," % number for number in range(400)) + b"end"

@@ -89,13 +89,13 @@ def test_renewed_files_are_taken_up_when_both_are_there(
     running = server(pair)
     before = running.material()
     shutil.copy(issued[1].cert, pair.cert)
-    wait_until(lambda: [running.material(), "stays in use" in caplog.text][-1], 5)
+    wait_until(lambda: [running.material(), "stays in use" in caplog.text][-1], 30)
     assert running.material() is before
     assert caplog.text.count("stays in use") == 1
     new_key = pair.key.with_suffix(".new")
     shutil.copy(issued[1].key, new_key)
     new_key.replace(pair.key)
-    wait_until(lambda: running.material() is not before, 5)
+    wait_until(lambda: running.material() is not before, 30)
     assert running.material().key == issued[1].key.read_bytes()
     assert running.material() is running.material()
     assert "PRIVATE" not in caplog.text

@@ -57,7 +57,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_renewed_file_is_taken_up(file: Path, impatient: None) -> None:
     known = Tokens(str(file))
     file.write_bytes(b"third")
-    wait_until(lambda: known.accepts("Bearer third"), 5)
+    wait_until(lambda: known.accepts("Bearer third"), 30)
     assert not known.accepts("Bearer first")
 
 
@@ -66,10 +66,10 @@ def test_a_file_that_is_lost_changes_nothing_and_is_told_once(
 ) -> None:
     known = Tokens(str(file))
     file.unlink()
-    wait_until(lambda: [known.accepts("Bearer first"), "cannot be read" in caplog.text][-1], 5)
+    wait_until(lambda: [known.accepts("Bearer first"), "cannot be read" in caplog.text][-1], 30)
     for _ in range(100):
         assert known.accepts("Bearer first")
     assert caplog.text.count("stays in use") == 1
     assert "first" not in caplog.text
     file.write_bytes(b"third")
-    wait_until(lambda: known.accepts("Bearer third"), 5)
+    wait_until(lambda: known.accepts("Bearer third"), 30)

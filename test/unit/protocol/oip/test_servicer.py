@@ -117,7 +117,7 @@ def test_load(field: str) -> None:
     service = Service()
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(service.ask, "RepositoryModelLoad", **{field: "m-1"})
-        wait_until(lambda: service.reloads, 10)
+        wait_until(lambda: service.reloads, 30)
         assert not answer.done()
         service.scoreboard.count(Reload.DONE)
         assert (answer.result(10).model_name, answer.result().isLoaded) == ("m-1", True)
@@ -133,7 +133,7 @@ def test_load_that_fails(end: Reload, why: type[Exception]) -> None:
     service = Service()
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(service.ask, "RepositoryModelLoad", model_name="m")
-        wait_until(lambda: service.reloads, 10)
+        wait_until(lambda: service.reloads, 30)
         service.scoreboard.count(end)
         with pytest.raises(why):
             answer.result(10)

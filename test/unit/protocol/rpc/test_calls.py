@@ -9,7 +9,7 @@ from harness import wait_until
 
 from pyfuncserver.protocol.rpc.calls import CallPool, Streams, Threads
 
-WAIT_S = 10
+WAIT_S = 30
 
 
 def test_pool_knows_when_it_is_full() -> None:

@@ -15,7 +15,7 @@ from pyfuncserver.protocol.rpc.controls import ERRAND_THREADS, ControlCalls
 from pyfuncserver.protocol.rpc.gate import Gate
 from pyfuncserver.protocol.servicer import Patience, Servicer
 
-WAIT_S = 10
+WAIT_S = 30
 
 
 class Served:
@@ -85,9 +85,9 @@ def test_no_control_waits_for_an_errand(served: Served, call: Call) -> None:
 def test_an_errand_knows_how_long_its_client_waits(served: Served, call: Call) -> None:
     began = time.monotonic()
     with pytest.raises(grpc.RpcError):
-        call("Wait", b"x", timeout=0.3).result()
+        call("Wait", b"x", timeout=1.5).result()
     (patience,) = served.patience
-    assert began < patience.deadline < began + 1
+    assert began < patience.deadline < began + 30, "no deadline is far away"
     ended = time.monotonic() + WAIT_S
     while patience.is_wanted():
         assert time.monotonic() < ended

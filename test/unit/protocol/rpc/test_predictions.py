@@ -22,7 +22,7 @@ from pyfuncserver.protocol.servicer import Method
 from pyfuncserver.protocol.upi.dialect import Upi
 
 METHOD = f"/{upi.SERVICE}/{upi.METHOD}"
-WAIT_S = 10
+WAIT_S = 30
 
 
 class Runner:
