@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 ECHO_MODEL := build/models/echo
-IMAGE ?= pyfuncserver
+# What make docker builds: a model's folder, and the image's name.
+MODEL ?= $(ECHO_MODEL)
+IMAGE ?= pyfuncserver-$(notdir $(abspath $(MODEL)))
 
 # A descriptor set is not generated code and fits every runtime, but its bytes are compared:
 # hence one compiler for everybody, which has wheels for every supported Python.
@@ -26,7 +28,17 @@ UPI_PACKAGE := build/upi-protos
 # Extra arguments for pytest: make test ARGS="-k drain -x"
 ARGS ?=
 
-PYTEST := $(BIN)/python -m pytest --ignore=test/faults --ignore=test/clients
+# The libraries of the models that `make test-kinds` serves; those of Hugging Face apart, for their
+# size: make test-huggingface TORCH='torch<2.14'
+KINDS := build/kinds
+TORCH ?= torch
+
+# The stores that `make test-stores` starts, and the libraries that talk to them.
+STORES := build/stores
+
+# What has a target of its own.
+APART := faults clients kinds stores image
+PYTEST := $(BIN)/python -m pytest $(APART:%=--ignore=test/%)
 # A file's tests share daemons. In their order the long files come first, the unit tests last, so
 # that all processes end at about the same time.
 PROCESSES ?= 2
@@ -45,8 +57,10 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients test-faults test-faults-shared test-faults-alone soak \
-	check lint format types protos protos-check readme bench docker clean $(BENCHMARKS)
+.PHONY: help setup run test test-clients test-stores test-kinds test-huggingface test-image \
+	test-apart install-kinds install-stores \
+	test-faults test-faults-shared test-faults-alone soak check lint format types protos \
+	protos-check readme bench docker clean $(BENCHMARKS)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +98,41 @@ test: setup $(UPI_PACKAGE)/.installed ## Run the tests
 
 test-clients: setup ## Run the tests with real clients (installs them under build/clients)
 	$(BIN)/python -m pytest test/clients $(ARGS)
+
+test-kinds: $(KINDS)/.installed ## Run the tests of models of other libraries (installed under build/kinds)
+	$(KINDS)/bin/python -m pytest test/kinds $(ARGS)
+
+test-huggingface: $(KINDS)/.huggingface ## Run those with PyTorch and transformers, which are large
+	$(KINDS)/bin/python -m pytest test/kinds/test_huggingface.py $(ARGS)
+
+install-kinds: $(KINDS)/.installed
+install-stores: $(STORES)/.installed
+
+# One after the other, with nothing else of the machine's processors than one.
+test-apart: ## Run the tests of stores, kinds and images
+	$(MAKE) test-stores
+	$(MAKE) test-kinds
+	$(MAKE) test-image
+
+$(KINDS)/.installed: setup.py
+	$(PYTHON) -m venv $(KINDS)
+	$(KINDS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test-kinds]'
+	@touch $@
+
+$(KINDS)/.huggingface: $(KINDS)/.installed
+	$(KINDS)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'transformers>=4.40'
+	@touch $@
+
+test-stores: $(STORES)/.installed ## Run the tests of models in real stores (installed under build/stores)
+	$(STORES)/bin/python -m pytest test/stores $(ARGS)
+
+$(STORES)/.installed: setup.py
+	$(PYTHON) -m venv $(STORES)
+	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test-stores]'
+	@touch $@
+
+test-image: setup ## Build an image with buildah, run it with podman and look at it (as root)
+	$(BIN)/python -m pytest test/image $(ARGS)
 
 test-faults: setup ## Run the fault tests and print their figures (FAULTS=full: as promised, longer)
 	$(PYTEST_FAULTS) $(ARGS)
@@ -158,12 +207,8 @@ bench-start: ## From exec to serving, beside loading the model alone
 $(BENCHMARKS): bench-%: setup
 	$(BIN)/python -W ignore -m benchmark $* $(ARGS)
 
-docker: $(ECHO_MODEL)/MLmodel ## Build the base image, and one with the echo model
-	@tool="$$(command -v docker || command -v podman || command -v buildah)" || \
-		{ echo "No docker, podman or buildah here" >&2; exit 1; }; set -x; \
-	"$$tool" build --tag $(IMAGE)-base --file docker/base.Dockerfile . && \
-	"$$tool" build --tag $(IMAGE)-echo --file docker/Dockerfile \
-		--build-arg BASE_IMAGE=$(IMAGE)-base --build-arg MODEL_ARTIFACTS_URL=$(ECHO_MODEL) .
+docker: setup $(if $(filter $(ECHO_MODEL),$(MODEL)),$(ECHO_MODEL)/MLmodel) ## Build the image of MODEL=DIR (the echo model)
+	$(BIN)/python -m pyfuncserver build --model_dir $(MODEL) --image $(IMAGE) $(ARGS)
 
 clean: ## Remove what the other targets made
 	rm -rf build dist $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .benchmarks

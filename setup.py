@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
@@ -21,6 +22,23 @@ def long_description() -> str:
     """Return the README, or nothing where only the package was copied (an image's build)."""
     readme = HERE / "README.md"
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+# What `pyfuncserver build` hands to a builder; a checkout has them where people look for them.
+IMAGE_FILES = ["docker/base.Dockerfile", "docker/Dockerfile", "run.sh"]
+
+
+class BuildPyWithImageFiles(build_py):
+    """Copies the files of the image into the package; a checkout uses its own."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "pyfuncserver" / "image" / "files"
+        target.mkdir(parents=True, exist_ok=True)
+        for name in IMAGE_FILES:
+            self.copy_file(str(HERE / name), str(target / Path(name).name))
 
 
 # The server is installed into the environment of somebody's model, so ranges are wide: the
@@ -44,6 +62,36 @@ EXTRAS = {
     "upi": ["caraml-upi-protos>=0.3.1"],
     # Parquet in MLflow's scoring protocol; full MLflow, since 2.0, brings it along.
     "parquet": ["pyarrow>=10"],
+    # Models in S3 and in Google's storage; MLflow asks for these libraries by itself.
+    "s3": ["boto3>=1.28"],
+    "gcs": ["google-cloud-storage>=2.10"],
+    # What `make test-stores` runs with, in an environment of its own.
+    "test-stores": [
+        "boto3>=1.28",
+        "gcp-storage-emulator>=2024.8",
+        "google-cloud-storage>=2.10",
+        "moto[server,s3]>=5.0",
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+    ],
+    # Models that were saved without MLflow, by their kind.
+    "sklearn": ["scikit-learn>=1.3", "skops>=0.10"],
+    "xgboost": ["xgboost>=2.0"],  # or xgboost-cpu, which is smaller
+    "lightgbm": ["lightgbm>=4.0"],
+    "onnx": ["onnxruntime>=1.17"],
+    "huggingface": ["torch>=2.1", "transformers>=4.40"],
+    # What `make test-kinds` runs with, in an environment of its own.
+    "test-kinds": [
+        "lightgbm>=4.0",
+        "onnx>=1.16",
+        "onnxruntime>=1.17",
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+        "scikit-learn>=1.3",
+        "skl2onnx>=1.17",
+        "skops>=0.10",
+        "xgboost-cpu>=2.1",
+    ],
     # Spans of predictions, sent by OTLP over gRPC or HTTP. MLflow has the SDK since 2.14.
     "tracing": ["opentelemetry-sdk>=1.24", "opentelemetry-exporter-otlp>=1.24"],
     # mypy and ruff are held to a minor version: the next one finds, and formats, other things.
@@ -87,6 +135,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["pyfuncserver", "pyfuncserver.*"]),
+    cmdclass={"build_py": BuildPyWithImageFiles},
     package_data={"pyfuncserver": ["py.typed", "codec/*.binpb", "protocol/rest/assets/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=CORE,

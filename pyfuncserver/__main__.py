@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from pyfuncserver import server
-
 
 def main() -> None:
+    """Serve, or with ``build`` as the first word build a model's image."""
+    if sys.argv[1:2] == ["build"]:
+        from pyfuncserver.image import build
+
+        sys.exit(build.main(sys.argv[2:]))
+    from pyfuncserver import server
+
     sys.exit(server.main(sys.argv[1:]))
 
 

@@ -50,6 +50,18 @@ class ModelLoading(str, Enum):
     WORKER = "worker"
 
 
+class ModelKind(str, Enum):
+    """Which library has saved the model; MLflow holds models of any."""
+
+    AUTO = "auto"
+    MLFLOW = "mlflow"
+    SKLEARN = "sklearn"
+    XGBOOST = "xgboost"
+    LIGHTGBM = "lightgbm"
+    ONNX = "onnx"
+    HUGGINGFACE = "huggingface"
+
+
 class HttpTransport(str, Enum):
     """What moves HTTP's bytes: our own transport, or Tornado's."""
 
@@ -102,11 +114,56 @@ class Config(BaseSettings):
     )
 
     model_dir: str = setting(
-        ...,
+        "",
         "MODEL_DIR",
-        "The model: a local directory with an MLmodel file.",
+        "The model: a local directory with an MLmodel file, or where one is to be fetched from: an "
+        "artifact store, a run, a model registry.",
+        "a path, a `file:` URL, `s3://`, `gs://`, `http(s)://`, `mlflow-artifacts:/`, `runs:/`, "
+        "`models:/` or another scheme of MLflow's",
+    )
+    model_repository: str = setting(
+        "",
+        "MODEL_REPOSITORY",
+        "Several models, in the place of `MODEL_DIR`: a folder a model, and in it, where there are "
+        "several, a folder a version. `CARAML_MODEL_NAME` says which is meant where a request "
+        "names none.",
+        "as `MODEL_DIR`",
+    )
+    model_cache_dir: str = setting(
+        "",
+        "MODEL_CACHE_DIR",
+        "Where fetched models are kept, the last three and those in use; what has not changed is "
+        "not fetched again. By default `$XDG_CACHE_HOME/pyfuncserver` or `~/.cache/pyfuncserver`; "
+        "where neither can be written, a private directory in `$TMPDIR`.",
         "a path",
-        min_length=1,
+    )
+    model_kind: ModelKind = setting(
+        ModelKind.AUTO,
+        "MODEL_KIND",
+        "Which library has saved the model. `auto` looks: an `MLmodel` file, what "
+        "`save_pretrained` writes, or one file with a known ending.",
+        "`auto`, `mlflow`, `sklearn`, `xgboost`, `lightgbm`, `onnx` or `huggingface`",
+    )
+    model_task: str = setting(
+        "",
+        "MODEL_TASK",
+        "What a model of the kind `huggingface` is used for; by default what its architecture is "
+        "made for.",
+        "a task of transformers' for text, as `zero-shot-classification`",
+    )
+    predict_proba: bool = setting(
+        False,
+        "PREDICT_PROBA",
+        "Answer with `predict_proba` where the kind is `sklearn` and a call names no method, as "
+        "KServe's server does.",
+        BOOLEAN,
+    )
+    skops_trusted: str = setting(
+        "",
+        "SKOPS_TRUSTED",
+        "Types that a skops file may have beside those that skops trusts by itself; a refusal to "
+        "load names them.",
+        "names with a comma",
     )
     protocol: tuple[Protocol, ...] = setting(
         (Protocol.HTTP_JSON,),
@@ -529,7 +586,7 @@ class Config(BaseSettings):
     def _any_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("model_loading", mode="before")
+    @field_validator("model_loading", "model_kind", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -555,7 +612,7 @@ class Config(BaseSettings):
             raise ValueError("is neither a JSON object nor a list")
         return found
 
-    @field_validator("tls_cert", "tls_key", "tls_client_ca", "token_file")
+    @field_validator("tls_cert", "tls_key", "tls_client_ca", "token_file", "model_cache_dir")
     @classmethod
     def _make_absolute(cls, value: str) -> str:
         """Let the file be found again by processes in which the model has changed directory."""
@@ -589,6 +646,14 @@ class Config(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _demand_a_model(self) -> Config:
+        if self.model_dir and self.model_repository:
+            raise ValueError("MODEL_DIR and MODEL_REPOSITORY: one of them, not both")
+        if not self.address:
+            raise ValueError("--model_dir is required: where the model is (or --model_repository)")
+        return self
+
+    @model_validator(mode="after")
     def _leave_time_to_predict(self) -> Config:
         if 0 < self.predict_timeout_sec * 1000 <= self.batch_max_delay_ms:
             raise ValueError("BATCH_MAX_DELAY_MS is as long as PREDICT_TIMEOUT_SEC")
@@ -614,6 +679,16 @@ class Config(BaseSettings):
         variables = Variables(settings_cls)
         variables.env_vars = _with_seldons(variables.env_vars)
         return init_settings, variables
+
+    @property
+    def address(self) -> str:
+        """Where the models are, be it one or several."""
+        return self.model_dir or self.model_repository
+
+    @property
+    def title(self) -> str:
+        """Name what is served."""
+        return self.model_repository or self.full_name
 
     @property
     def full_name(self) -> str:

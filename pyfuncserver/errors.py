@@ -6,6 +6,7 @@
     ServingError                  a request failed: a Kind, a text for the client
     ├── InvalidInput              the client's request is wrong
     ├── UnknownModel              no model of that name
+    ├── UnnamedModel              the request names none, and of several none is the default
     ├── NotReady                  not loaded yet, or draining
     ├── Unauthenticated           no bearer token, or an unknown one
     ├── TooLarge                  more bytes than a setting allows
@@ -16,7 +17,7 @@
     ├── ClientGone                nobody is there to be answered
     ├── Unsupported               the model has no way to answer this protocol
     ├── ModelFailed               the model raised, or answered what cannot be sent
-    ├── LoadFailed                the model that was to be loaded again could not be
+    ├── LoadFailed                a model that was to be loaded could not be
     ├── ModelStatus               the model chose the status itself (an HTTP error)
     ├── ModelAborted              the model ended the gRPC call itself (``context.abort``)
     └── InternalError             our own fault
@@ -45,6 +46,7 @@ class Kind(Enum):
 
     INVALID_INPUT = ("invalid_input", 400, "INVALID_ARGUMENT")
     UNKNOWN_MODEL = ("unknown_model", 404, "NOT_FOUND")
+    UNNAMED_MODEL = ("unnamed_model", 404, "NOT_FOUND")
     NOT_READY = ("not_ready", 503, "UNAVAILABLE")
     UNAUTHENTICATED = ("unauthenticated", 401, "UNAUTHENTICATED")
     TOO_LARGE = ("too_large", 413, "RESOURCE_EXHAUSTED")
@@ -108,6 +110,16 @@ class UnknownModel(ServingError):
 
     def __init__(self, full_name: str) -> None:
         super().__init__(f"Model with full name {full_name} does not exist.")
+
+
+class UnnamedModel(ServingError):
+    kind = Kind.UNNAMED_MODEL
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request names no model, and of the models here none is the default "
+            "(/models/{name}/..., or the gRPC metadata model-name; CARAML_MODEL_NAME sets one)."
+        )
 
 
 class NotReady(ServingError):
@@ -178,12 +190,12 @@ class ModelFailed(ServingError):
 
 
 class LoadFailed(ServingError):
-    """The log says why: what the model raised is not the client's."""
+    """The client may load models, and is told what became of it; the log has the rest."""
 
     kind = Kind.LOAD_FAILED
 
-    def __init__(self) -> None:
-        super().__init__("The model could not be loaded again (see the log); the old one serves")
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The models that were there serve on: {why or 'see the log'}")
 
 
 class ModelStatus(ServingError):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pyfuncserver.orders import NO_ORDERS, Orders
 from pyfuncserver.scoreboard import Restart, State
 
 FOREVER = float("inf")
@@ -37,6 +38,14 @@ class Generation:
     """The slot that is kept for the host until it has decided not to serve itself."""
     ends_by: float = FOREVER
     """When the host, which has been told to end, is killed."""
+    orders: Orders = NO_ORDERS
+    """What it is to serve of what it finds."""
+    tickets: list[int] = field(default_factory=list)
+    """Of the clients who have asked for it."""
+    located: str = ""
+    """Where on this machine the models of a remote address are, as soon as they are there."""
+    served: set[str] = field(default_factory=set)
+    """The full names of the models that it has loaded."""
 
     @property
     def can_start_workers(self) -> bool:
@@ -58,6 +67,8 @@ class Worker:
     """It was killed before it served; how it ended is no news."""
     is_stuck: bool = False
     """Its loop has stopped, and it was told to show its stack and die."""
+    is_closed: bool = False
+    """It drains, and takes no new connection any more."""
     leaving: Restart | None = None
     """Why it is to be replaced; it serves until its replacement does."""
     ends_by: float = FOREVER

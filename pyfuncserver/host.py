@@ -11,13 +11,14 @@ import logging
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 from pyfuncserver import worker
 from pyfuncserver.config import ModelLoading
 from pyfuncserver.errors import StartupError
 from pyfuncserver.metrics import instruments
-from pyfuncserver.model import loader
-from pyfuncserver.model.pyfunc import PyFuncRunner
+from pyfuncserver.model import addresses, loader
+from pyfuncserver.model.roster import Roster, gather
 from pyfuncserver.utils import heap, logs, processes
 from pyfuncserver.worker import Place
 
@@ -36,9 +37,14 @@ def run(place: Place, name: str, commands: int | None) -> int:
     # While the user's code loads nobody watches the lifeline; the kernel does it instead.
     processes.die_with_parent(signal.SIGKILL)
     instruments.install(name if is_host else str(place.slot))
+
+    def tell(model: str) -> None:
+        reports.send("serves", slot=place.slot, model=model)
+
     try:
-        loaded = loader.load(place.config.model_dir, place.config.parameters)
-        runner = PyFuncRunner(loaded.pyfunc, loaded.loader_module, loaded.example)
+        address = _locate(place)
+        roster = gather(place.config, address, place.orders, tell)
+        place = replace(place, address=address)
         worker.preload(place.config)
         heap.settle()
         logs.restore(place.config.log_level.value)
@@ -46,10 +52,10 @@ def run(place: Place, name: str, commands: int | None) -> int:
         if commands is not None:
             if _may_fork(place.config.model_loading):
                 reports.send("loaded")
-                return _fork_on_command(place, runner, commands)
+                return _fork_on_command(place, roster, commands)
             reports.send("unforkable", slot=place.slot)
         processes.die_with_parent(0)
-        return worker.run(place, runner)
+        return worker.run(place, roster)
     except StartupError as error:
         reports.fail(str(error))
         return 1
@@ -57,6 +63,18 @@ def run(place: Place, name: str, commands: int | None) -> int:
         # The loader owns what the model has made (temporary files, connections); its forks do not.
         atexit._run_exitfuncs()
         processes.kill_children()
+
+
+def _locate(place: Place) -> str:
+    """Give where the models are on this machine, and tell it where they had to be fetched."""
+    config = place.config
+    if place.address != config.address:  # another process of this generation was first
+        addresses.hold(Path(place.address))
+        return place.address
+    path = str(loader.locate(config.address, config.model_cache_dir))
+    if addresses.is_remote(config.address):
+        place.reports.send("located", slot=place.slot, path=path)
+    return path
 
 
 def _take_signals_back() -> None:
@@ -80,7 +98,7 @@ def _may_fork(wish: ModelLoading) -> bool:
     return False
 
 
-def _fork_on_command(place: Place, runner: PyFuncRunner, commands: int) -> int:
+def _fork_on_command(place: Place, roster: Roster, commands: int) -> int:
     """Fork a worker for each line that comes, until nobody can send any.
 
     A line holds a slot, and whether (1 or 0) the worker must be able to answer the model's example.
@@ -96,14 +114,14 @@ def _fork_on_command(place: Place, runner: PyFuncRunner, commands: int) -> int:
         for line in lines:
             slot, must_warm_up = map(int, line.split())
             there = replace(place, slot=slot, must_warm_up=bool(must_warm_up))
-            _fork_worker(there, runner, commands)
+            _fork_worker(there, roster, commands)
 
 
-def _fork_worker(place: Place, runner: PyFuncRunner, commands: int) -> None:
+def _fork_worker(place: Place, roster: Roster, commands: int) -> None:
     def be_worker() -> int:
         os.close(commands)
         try:
-            return worker.run(place, runner)
+            return worker.run(place, roster)
         except StartupError as error:
             place.reports.fail(str(error))
             return 1

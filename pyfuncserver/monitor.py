@@ -17,6 +17,7 @@ from tornado.web import Application
 from pyfuncserver.config import Config
 from pyfuncserver.metrics import exposition, instruments
 from pyfuncserver.metrics.pusher import Pusher
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.ports import Ports
 from pyfuncserver.protocol.rest.app import application, metrics_application
@@ -78,10 +79,17 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
     return 0
 
 
+def _names(config: Config) -> Catalogue:
+    """Say what can be said of the models here: of one its name, of a repository's nothing."""
+    if config.model_repository:
+        return Catalogue([], is_repository=True)
+    return Catalogue.of(Identity.of(config))
+
+
 def _fronts(config: Config, ports: Ports, scoreboard: Scoreboard) -> list[HttpFront]:
     """Make what serves HTTP where the workers do not: their port, and that of the metrics."""
     around = Surroundings(
-        model=Identity.of(config),
+        models=_names(config),
         scoreboard=scoreboard,
         slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
         has_docs=config.docs_enabled,

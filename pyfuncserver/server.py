@@ -14,6 +14,7 @@ from pyfuncserver import config as configuration
 from pyfuncserver.config import Config
 from pyfuncserver.errors import StartupError
 from pyfuncserver.metrics import directory
+from pyfuncserver.model import addresses
 from pyfuncserver.ports import open_ports
 from pyfuncserver.scoreboard import Scoreboard
 from pyfuncserver.supervisor import Supervisor, slots_of
@@ -99,6 +100,7 @@ def _serve(config: Config) -> int:
     tokens.check(config.token_file)
     sockets.raise_descriptor_limit()
     log.info(cgroups.limit_threads(os.environ, config.workers))
+    log.info(cgroups.describe_memory())
     ports = open_ports(config)
     scoreboard = Scoreboard(slots_of(config))
     with (
@@ -117,26 +119,33 @@ def _try_load(config: Config) -> int:
     def child() -> int:
         from pyfuncserver.metrics import instruments
         from pyfuncserver.model import loader
-        from pyfuncserver.model.pyfunc import PyFuncRunner
+        from pyfuncserver.model.roster import gather
 
         processes.die_with_parent(signal.SIGKILL)
         logs.set_role("dry-run")
         instruments.install("dry-run")
         try:
-            PyFuncRunner(loader.load(config.model_dir, config.parameters).pyfunc)
+            path = loader.locate(config.address, config.model_cache_dir)
+            found = gather(config, str(path)).catalogue
         except StartupError as error:
             _say(str(error))
             return error.status
-        return 0
+        failed = [entry for entry in found if not entry.is_loaded]
+        for entry in failed:
+            _say(entry.why_not)
+        return 1 if failed else 0
 
     with directory.prepared(config.prometheus_multiproc_dir):
         _, status = os.waitpid(processes.fork(child), 0)
+    address = addresses.shown(config.address)
     if status == 0:
-        _say(f"the model {config.model_dir} can be loaded and served")
+        what = "models of" if config.model_repository else "model"
+        _say(f"the {what} {address} can be loaded and served")
         return 0
     if not os.WIFEXITED(status):
-        _say(f"loading {config.model_dir}: the process {processes.describe_exit(status)}")
-    requirements = Path(config.model_dir) / "requirements.txt"
+        _say(f"loading {address}: the process {processes.describe_exit(status)}")
+    is_remote = addresses.is_remote(config.address)
+    requirements = "its requirements.txt" if is_remote else f"{address}/requirements.txt"
     _say(
         "what to do: see that --model_dir holds an MLmodel file, and that this environment has "
         f"what the model needs (pip install -r {requirements}); LOG_LEVEL=DEBUG shows more"

@@ -11,6 +11,7 @@ from pathlib import Path
 from pyfuncserver.config import Config, ModelLoading
 from pyfuncserver.fleet import Generation, Loading, Worker
 from pyfuncserver.metrics import directory
+from pyfuncserver.orders import Orders, Outcomes
 from pyfuncserver.ports import Ports
 from pyfuncserver.scoreboard import Scoreboard
 from pyfuncserver.utils import heap, processes
@@ -22,11 +23,17 @@ class Spawner:
     """Forks hosts, workers and the monitor. The supervisor's side of both pipes is here."""
 
     def __init__(
-        self, config: Config, ports: Ports, scoreboard: Scoreboard, metrics_dir: Path
+        self,
+        config: Config,
+        ports: Ports,
+        scoreboard: Scoreboard,
+        outcomes: Outcomes,
+        metrics_dir: Path,
     ) -> None:
         self._config = config
         self._ports = ports
         self._scoreboard = scoreboard
+        self._outcomes = outcomes
         self._metrics_dir = metrics_dir
         self.reports, self._reports_in = os.pipe()
         """Descriptor from which the children's reports are read; it does not block."""
@@ -35,19 +42,21 @@ class Spawner:
         self._commands: set[int] = set()
         self._is_adopting = processes.become_subreaper()
 
-    def load(self, number: int, slot: int, host_name: str, is_reload: bool) -> Generation:
+    def load(
+        self, number: int, slot: int, host_name: str, is_reload: bool, orders: Orders
+    ) -> Generation:
         """Begin a generation: by a host, or by workers that each load for themselves.
 
         Raises: OSError where the system refuses the process.
         """
         config = self._config
         if config.workers == 1 or config.model_loading is ModelLoading.WORKER:
-            return Generation(number, Loading.SEPARATE, is_reload)
+            return Generation(number, Loading.SEPARATE, is_reload, orders=orders)
         if not self._is_adopting:
             log.warning("this system has no subreapers: each worker loads its own model")
-            return Generation(number, Loading.SEPARATE, is_reload)
+            return Generation(number, Loading.SEPARATE, is_reload, orders=orders)
         # The slot is for a host that finds it must not fork: then it serves as a worker itself.
-        generation = Generation(number, Loading.UNDECIDED, is_reload, reserved=slot)
+        generation = Generation(number, Loading.UNDECIDED, is_reload, reserved=slot, orders=orders)
         generation.host_name = host_name
         commands, commands_in = os.pipe()
         self._commands.add(commands_in)
@@ -116,6 +125,9 @@ class Spawner:
             slot,
             self._lifeline,
             must_warm_up=must_warm_up,
+            address=generation.located or self._config.address,
+            orders=generation.orders,
+            outcomes=self._outcomes,
         )
         return host.run(place, generation.host_name, commands)
 

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from pyfuncserver.config import Config
 from pyfuncserver.errors import CRASH_LOOP_STATUS, StartupError
 from pyfuncserver.fleet import FOREVER, Fleet, Generation, Loading, RestartBudget, Worker
 from pyfuncserver.metrics import directory
+from pyfuncserver.model import addresses
+from pyfuncserver.orders import Action, Change, Orders, Outcomes
 from pyfuncserver.ports import Ports
 from pyfuncserver.scoreboard import Reload, Restart, Scoreboard, State
 from pyfuncserver.spawner import Spawner
@@ -84,8 +87,10 @@ class Supervisor:
         self._ports = ports
         self._scoreboard = scoreboard
         self._metrics_dir = metrics_dir
-        self._spawner = Spawner(config, ports, scoreboard, metrics_dir)
+        self._outcomes = Outcomes()
+        self._spawner = Spawner(config, ports, scoreboard, self._outcomes, metrics_dir)
         self._fleet = Fleet(scoreboard.size)
+        self._needs_fetching = addresses.is_remote(config.address)
         self._budget = RestartBudget(config.max_restarts, config.restart_window_sec)
         self._unread = b""
         self._reasons: dict[int, str] = {}
@@ -97,10 +102,14 @@ class Supervisor:
         self._not_before = 0.0
         self._was_ready = False
         self._wants_reload = False
+        self._changes: deque[Change] = deque()
+        """What clients have asked for and is not begun yet."""
         self._phase = Phase.SERVING
         self._phase_ends = FOREVER
         self._end: Exception = Stop(0)
         self._monitor_not_before = 0.0
+        self._superseded: Generation | None = None
+        """A reload that was taken back, for another to take its place."""
         self._strangers: dict[int, tuple[float, int]] = {}
         """When and how processes ended that were none of ours as far as we knew."""
         self._oom_kills = cgroups.oom_kills()
@@ -150,11 +159,12 @@ class Supervisor:
             self._scoreboard.beat_monitor()
             self._monitor_pid = self._spawner.start_monitor()
         self._promote(now)
+        self._answer_clients()
         self._relieve(now)
         if now < self._not_before:
             return
-        if self._wants_reload and self._current is not None:
-            self._reload()
+        if self._current is not None and (self._wants_reload or self._may_change()):
+            self._reload(self._current)
         elif self._next is None and not (self._current and self._current.can_start_workers):
             self._load_again()
         for generation in self._generations():
@@ -165,8 +175,10 @@ class Supervisor:
         if not generation.can_start_workers:
             return
         staying = [worker for worker in self._fleet.of(generation) if worker.is_staying]
-        slots = self._free_slots()
-        for slot in slots[: max(0, self._config.workers - len(staying))]:
+        wanted = self._config.workers
+        if self._needs_fetching and not generation.located:
+            wanted = 1  # the first one fetches, and all load what it has brought
+        for slot in self._free_slots()[: max(0, wanted - len(staying))]:
             must_warm_up = generation.is_reload and generation is self._next
             worker = self._spawner.start_worker(generation, slot, must_warm_up)
             if worker is None:
@@ -192,6 +204,15 @@ class Supervisor:
                 self._drain(worker, now)
         self._announce()
 
+    def _answer_clients(self) -> None:
+        """Tell who waits for what serves now, when no connection meets those before any more."""
+        current = self._current
+        if current is None or not (current.tickets or current.orders.asked):
+            return
+        before = [worker for it in self._retired for worker in self._fleet.of(it)]
+        if all(worker.is_closed for worker in before):
+            self._settle(current, Reload.DONE)
+
     def _relieve(self, now: float) -> None:
         """Let workers go that were to be replaced, as far as replacements are ready."""
         for generation in self._generations():
@@ -214,7 +235,7 @@ class Supervisor:
         if self._ports.metrics_port is not None:
             ports.append(f"metrics on {self._ports.metrics_port}")
         if not self._was_ready:
-            log.info("%s is ready: %s", self._config.full_name, ", ".join(ports))
+            log.info("%s is ready: %s", self._config.title, ", ".join(ports))
         self._was_ready = True
         self._write_ready_file()
 
@@ -257,42 +278,81 @@ class Supervisor:
         """Load the model, for the first time or because nobody is left who could fork it."""
         if not self._has_place_for_a_generation():
             return
+        orders = Orders()
         if self._current is not None:
             log.warning("loading the model anew, since its host is gone")
-        self._next = self._load(is_reload=False)
+            orders = replace(self._current.orders, required=frozenset(), asked="")
+        self._next = self._load(False, orders)
 
-    def _reload(self) -> None:
-        """Load the model beside the one that serves, where memory allows."""
-        assert self._current is not None
+    def _may_change(self) -> bool:
+        """Tell whether a change waits; one begins when no other is under way."""
+        return bool(self._changes) and self._next is None
+
+    def _reload(self, current: Generation) -> None:
+        """Load the models beside those that serve, where memory allows.
+
+        A reload takes the place of one that is under way, and serves those who wait for that.
+        """
         if self._next is not None:
             if self._next.is_reload:
                 self._scoreboard.count(Reload.SUPERSEDED)
+                self._superseded = self._next
             self._abandon_next()
         if not self._has_place_for_a_generation():  # the last one still drains
             return
+        orders, tickets = self._next_orders(current)
         needed, available = self._bytes_of_a_load(), cgroups.memory_available_bytes()
         if available is not None and needed > available:
-            self._wants_reload = False
-            self._scoreboard.count_reload()
-            self._scoreboard.count(Reload.REFUSED)
-            log.error(
-                "reload refused: a second copy of the model takes about %d MB and %d MB are free; "
-                "generation %d serves on",
-                needed >> 20, available >> 20, self._current.number,
-            )  # fmt: skip
+            self._begin_reload()
+            self._refuse_reload(current, tickets, needed, available)
             return
-        self._next = self._load(is_reload=True)
-        self._wants_reload = False
-        self._scoreboard.count_reload()
-        log.info(
-            "loading generation %d beside generation %d", self._next.number, self._current.number
-        )
+        self._next = self._load(True, orders)
+        self._next.tickets = tickets
+        self._begin_reload()
+        log.info("loading generation %d beside generation %d", self._next.number, current.number)
 
-    def _load(self, is_reload: bool) -> Generation:
+    def _next_orders(self, current: Generation) -> tuple[Orders, list[int]]:
+        """Give what the next generation is to serve, and the tickets of those who wait for it."""
+        before = self._superseded or current
+        orders, tickets = before.orders, before.tickets if self._superseded else []
+        if not self._wants_reload:
+            change = self._changes[0]
+            orders, tickets = orders.after(change.action, change.name), change.tickets
+        return replace(orders, required=frozenset(current.served)), tickets
+
+    def _begin_reload(self) -> None:
+        """Count a reload, and forget the wish for it."""
+        self._scoreboard.count_reload()
+        self._superseded = None
+        if self._wants_reload:
+            self._wants_reload = False
+        else:
+            self._changes.popleft()
+
+    def _refuse_reload(
+        self, current: Generation, tickets: list[int], needed: int, available: int
+    ) -> None:
+        self._scoreboard.count(Reload.REFUSED)
+        for ticket in tickets:
+            self._outcomes.settle(ticket, Reload.REFUSED)
+        log.error(
+            "reload refused: a second copy of the model takes about %d MB and %d MB are free; "
+            "generation %d serves on",
+            needed >> 20, available >> 20, current.number,
+        )  # fmt: skip
+
+    def _settle(self, generation: Generation, end: Reload, why: str = "") -> None:
+        """Tell those who had asked for a reload how it has ended."""
+        for ticket in generation.tickets:
+            self._outcomes.settle(ticket, end, why)
+        generation.tickets = []
+        generation.orders = replace(generation.orders, asked="")
+
+    def _load(self, is_reload: bool, orders: Orders) -> Generation:
         number = self._current.number + 1 if self._current is not None else 1
         taken = {generation.host_name for generation in self._all_generations()}
         name = next(f"host{n}" for n in range(1, len(taken) + 2) if f"host{n}" not in taken)
-        return self._spawner.load(number, self._free_slots()[0], name, is_reload)
+        return self._spawner.load(number, self._free_slots()[0], name, is_reload, orders)
 
     def _has_place_for_a_generation(self) -> bool:
         return len(self._free_slots()) > self._config.workers
@@ -322,8 +382,10 @@ class Supervisor:
 
     def _fail_reload(self, why: str) -> None:
         assert self._current is not None
+        assert self._next is not None
         log.error("reload failed: %s; generation %d serves on", why, self._current.number)
         self._scoreboard.count(Reload.FAILED)
+        self._settle(self._next, Reload.FAILED, why)
         self._abandon_next()
 
     # Watching
@@ -392,7 +454,7 @@ class Supervisor:
         if self._phase is not Phase.SERVING:
             log.warning("%s: nothing is reloaded, the daemon is stopping", who)
             return
-        log.info("%s: reloading %s", who, self._config.model_dir)
+        log.info("%s: reloading %s", who, addresses.shown(self._config.address))
         self._wants_reload = True
 
     def _hear_and_bury(self) -> None:
@@ -433,6 +495,10 @@ class Supervisor:
             self._reasons[pid] = report["reason"]
         elif event in ("loaded", "unforkable"):
             self._on_loaded(pid, event == "loaded", report)
+        elif event == "located":
+            self._on_located(pid, report["slot"], report["path"])
+        elif event == "serves":
+            self._on_model(pid, report["slot"], report["model"])
         else:
             worker = self._fleet.in_slot(report["slot"])
             if worker is None or (worker.pid and worker.pid != pid):
@@ -452,10 +518,41 @@ class Supervisor:
             self._on_started(worker)
         elif event == "ready":
             self._on_ready(worker)
+        elif event == "closed":
+            worker.is_closed = True
         elif event == "replace":
             worker.leaving = worker.leaving or Restart(report["reason"])
-        elif event == "reload":
-            self._ask_for_reload(f"a client of worker {worker.slot}")
+        elif event == "change":
+            self._on_change(worker, Action(report["action"]), report["name"], report["ticket"])
+
+    def _on_model(self, pid: int, slot: int, model: str) -> None:
+        """Note what a host has loaded, or a worker that loads for itself."""
+        generation = self._generation_of(pid, slot)
+        if generation is not None:
+            generation.served.add(model)
+
+    def _on_located(self, pid: int, slot: int, path: str) -> None:
+        """Let what follows of a generation load what its first process has fetched."""
+        generation = self._generation_of(pid, slot)
+        if generation is not None:
+            generation.located = path
+
+    def _generation_of(self, pid: int, slot: int) -> Generation | None:
+        """Find the generation of a host, or of a worker that loads for itself."""
+        for generation in self._all_generations():
+            if generation.host_pid == pid:
+                return generation
+        worker = self._fleet.in_slot(slot)
+        return None if worker is None or worker.pid != pid else worker.generation
+
+    def _on_change(self, worker: Worker, action: Action, name: str, ticket: int) -> None:
+        """Remember what a client wants; who wants the same waits for the same."""
+        log.info("a client of worker %d: %s %s", worker.slot, action.value, name)
+        for change in self._changes:
+            if (change.action, change.name) == (action, name):
+                change.tickets.append(ticket)
+                return
+        self._changes.append(Change(action, name, [ticket]))
 
     def _on_started(self, worker: Worker) -> None:
         self._show(worker)

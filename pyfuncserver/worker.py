@@ -14,10 +14,11 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyfuncserver.codec import inference, upi
@@ -25,15 +26,13 @@ from pyfuncserver.config import Config
 from pyfuncserver.errors import PredictionTimedOut, ServingError, StartupError
 from pyfuncserver.metrics import instruments
 from pyfuncserver.metrics.meters import Where
-from pyfuncserver.model.assembly import Assembly
-from pyfuncserver.model.batch import Batcher
-from pyfuncserver.model.batch_size import BatchSize, FixedSize, MeasuredSize
-from pyfuncserver.model.batching import BatchingLane
+from pyfuncserver.model import repository
 from pyfuncserver.model.exchange import Entrance
-from pyfuncserver.model.identity import Identity
-from pyfuncserver.model.lane import Lane
+from pyfuncserver.model.lanes import Lanes
 from pyfuncserver.model.pyfunc import PyFuncRunner
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.roster import Roster
+from pyfuncserver.model.service import InferenceService, Stand
+from pyfuncserver.orders import NO_ORDERS, Action, Orders, Outcomes
 from pyfuncserver.ports import Ports
 from pyfuncserver.protocol.reloading import Reloader
 from pyfuncserver.protocol.rest.app import application, predictions
@@ -71,11 +70,17 @@ class Place:
     slot: int
     lifeline: int
     """A descriptor at whose end the supervisor is gone."""
+    address: str = ""
+    """Where the models are."""
     must_warm_up: bool = False
     """A model that cannot answer its own example is not to take over from one that serves."""
+    orders: Orders = NO_ORDERS
+    """What is to be served of what is found."""
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    """What became of what clients have asked for."""
 
 
-def run(place: Place, runner: PyFuncRunner) -> int:
+def run(place: Place, roster: Roster) -> int:
     """Serve until told to stop, then drain. Gives the exit status: 0, or 1 if requests were cut.
 
     Raises: StartupError where a port cannot be bound, or the model fails at its own example.
@@ -83,7 +88,7 @@ def run(place: Place, runner: PyFuncRunner) -> int:
     logs.set_role(f"worker-{place.slot}")
     instruments.set_identity(str(place.slot))
     processes.forget_signals_in_forks()
-    return choice.run(place.config, _Worker(place, runner).serve())
+    return choice.run(place.config, _Worker(place, roster).serve())
 
 
 class _Errand:
@@ -105,42 +110,33 @@ class _Errand:
 
 
 class _Worker:
-    def __init__(self, place: Place, runner: PyFuncRunner) -> None:
+    def __init__(self, place: Place, roster: Roster) -> None:
         self._place = place
-        self._runner = runner
-        config = place.config
+        self._roster = roster
         self._meters = meters = instruments.Instruments()
-        meters.model.labels(
-            config.model_name,
-            config.model_version,
-            config.full_name,
-            config.project,
-            runner.kind.value,
-            runner.loader_module,
-        ).set(1)
+        config = place.config
+        for key, runner in roster.runners.items():
+            identity = roster.catalogue[key].identity
+            meters.model.labels(
+                identity.name, identity.version, key,
+                config.project, runner.kind.value, runner.loader_module,
+            ).set(1)  # fmt: skip
 
         self._tls = tls.of(config.tls_cert, config.tls_key, config.tls_client_ca)
         self._tokens = Tokens(config.token_file) if config.token_file else None
-
-        self._tracing = Tracing(config.full_name) if config.tracing else None
-        spans = _spans(self._tracing)
-
-        self._lanes: list[Lane | BatchingLane] = []
-        self._fixed_lane: Lane | None = None
-        if config.has_fixed_thread or runner.belongs_to_thread:
-            self._fixed_lane = self._lane(1)
-        self._batching_lane = self._find_batching_lane()
-
-        def service(lane: Entrance) -> InferenceService:
-            return InferenceService(
-                {config.full_name: runner}, meters, lane, config.access_log, spans
-            )
-
+        self._tracing = Tracing(config.title) if config.tracing else None
+        self._spans = _spans(self._tracing)
+        self._lanes = {
+            key: Lanes(config, runner, meters, self._on_stuck)
+            for key, runner in roster.runners.items()
+        }
+        reloader = Reloader(
+            place.scoreboard, place.outcomes, self._ask_for_change, self._could_load
+        )
         self._http = None
         if config.speaks_http:
-            self._http_lane = self._fixed_lane or self._lane(int(config.threads))
-            self._http_service = service(self._batching_lane or self._http_lane)
-            self._http = self._http_front(self._http_service)
+            self._http_service = self._service({k: it.http for k, it in self._lanes.items()})
+            self._http = self._http_front(self._http_service, reloader)
         self._rpc = None
         if config.speaks_upi:
             from pyfuncserver.protocol.grpc_services import servicers  # only where gRPC is spoken
@@ -148,15 +144,8 @@ class _Worker:
 
             assert place.ports.grpc_port is not None
             self._rpc = RpcFront(
-                service(
-                    self._batching_lane or self._fixed_lane or self._lane(config.grpc_concurrency)
-                ),
-                servicers(
-                    config,
-                    runner.description,
-                    Reloader(place.scoreboard, self._ask_for_reload),
-                    meters.count_feedback,
-                ),
+                self._service({k: it.grpc for k, it in self._lanes.items()}),
+                servicers(config, roster.catalogue, reloader, meters.count_feedback),
                 config,
                 place.ports.grpc_port,
                 is_ready=lambda: place.scoreboard.is_ready,
@@ -167,51 +156,25 @@ class _Worker:
         self._is_leaving = False
         self._lifetime = _lifetime(config)
 
-    def _lane(self, width: int) -> Lane:
-        config = self._place.config
-        lane = Lane(width, config.max_queue, config.predict_timeout_sec, self._on_stuck)
-        self._lanes.append(lane)
-        return lane
+    def _service(self, lanes: Mapping[str, Entrance]) -> InferenceService:
+        stands = {key: Stand(self._roster.runners[key], lane) for key, lane in lanes.items()}
+        models, logs_all = self._roster.catalogue, self._place.config.access_log
+        return InferenceService(stands, self._meters, logs_all, models, self._spans)
 
-    def _find_batching_lane(self) -> BatchingLane | None:
-        """Make the one lane of all protocols, where calls are put together."""
-        config = self._place.config
-        if not config.batches:
-            return None
-        if not self._runner.is_divisible:
-            log.warning("BATCH_MAX_SIZE is without effect: this model's calls cannot be divided")
-            return None
-        size = _batch_size(config)
-        width = 1 if self._fixed_lane is not None else int(config.threads)
-        batches = Lane(width, width, config.predict_timeout_sec, self._on_stuck)
-        if self._fixed_lane is not None:
-            self._fixed_lane = batches
-        lane = BatchingLane(
-            batches,
-            width,
-            config.max_queue,
-            Batcher(self._runner, size),
-            Assembly(size, config.batch_max_delay_ms / 1000),
-            self._meters,
+    def _could_load(self, name: str) -> bool:
+        """Tell whether the repository has a model of this name, though it may be a new one."""
+        return self._place.config.model_repository != "" and repository.has(
+            Path(self._place.address), name
         )
-        self._lanes = [lane]  # the other's jobs are batches
-        return lane
 
-    @property
-    def _may_predict_on_loop(self) -> bool:
-        """Tell whether what is short may run on the loop: nobody answers for what hangs there."""
-        has_own_thread = self._fixed_lane is not None or self._batching_lane is not None
-        return not has_own_thread and not self._place.config.predict_timeout_sec
-
-    def _http_front(self, service: InferenceService) -> HttpFront:
+    def _http_front(self, service: InferenceService, reloader: Reloader) -> HttpFront:
         around = Surroundings(
-            model=Identity.of(self._place.config),
+            models=self._roster.catalogue,
             scoreboard=self._place.scoreboard,
             slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
             service=service,
             tokens=self._tokens,
-            description=self._runner.description,
-            reloader=Reloader(self._place.scoreboard, self._ask_for_reload),
+            reloader=reloader,
             origin=Origin.of(self._place.config),
             has_docs=self._place.config.docs_enabled,
             passes_payload=self._place.config.payload_passthrough,
@@ -233,15 +196,16 @@ class _Worker:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         loop.add_reader(self._place.lifeline, self._lose_supervisor)
-        if self._runner.has_example:
-            await self._warm_up()
-        if self._stopping.is_set():
-            return 0
+        for key, runner in self._roster.runners.items():
+            if runner.has_example:
+                await self._warm_up(key, runner)
+            if self._stopping.is_set():
+                return 0
         if self._rpc is not None:
             self._rpc.start()
         if self._http is not None:
-            if self._may_predict_on_loop:
-                self._http_lane.use_loop(loop)
+            for lanes in self._lanes.values():
+                lanes.use_loop(loop)
             self._http.start()
         self._place.scoreboard.beat(self._place.slot)
         self._place.reports.send("ready", slot=self._place.slot)
@@ -262,19 +226,19 @@ class _Worker:
             log.warning("SIGTERM from somebody else than the supervisor")
             self._ask_for_replacement(Restart.SIGNAL)
 
-    async def _warm_up(self) -> None:
-        """Have the model answer its own example, so that no client waits for a first call.
+    async def _warm_up(self, key: str, runner: PyFuncRunner) -> None:
+        """Have a model answer its own example, so that no client waits for a first call.
 
         Raises: StartupError where it fails and must not.
         """
-        log.info("warming up with the model's input example")
+        log.info("warming up %s with the model's input example", key)
         started = time.monotonic()
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         failures: list[ServingError] = []
 
         def answer() -> None:
             try:
-                self._runner.warm_up()
+                runner.warm_up()
             except ServingError as failure:
                 failures.append(failure)
             finally:
@@ -282,10 +246,11 @@ class _Worker:
 
         # A daemon thread, and not the loop: should it hang, the lifeline and SIGTERM are still
         # heard, and nobody waits for it.
-        if self._fixed_lane is None:
+        own_thread = self._lanes[key].own_thread
+        if own_thread is None:
             threading.Thread(target=answer, name="warm-up", daemon=True).start()
         else:
-            self._fixed_lane.submit(_Errand(answer))
+            own_thread.submit(_Errand(answer))
         waits = [asyncio.ensure_future(event.wait()) for event in (done, self._stopping)]
         limit_s = self._place.config.predict_timeout_sec or LONGEST_WARM_UP_S
         await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
@@ -319,7 +284,7 @@ class _Worker:
             await asyncio.sleep(BEAT_INTERVAL_S)
 
     def _predictions(self) -> int:
-        return sum(lane.started for lane in self._lanes)
+        return sum(lanes.started for lanes in self._lanes.values())
 
     def _on_stuck(self) -> None:
         """A prediction outran its limit: show where it hangs. Called on a lane's thread."""
@@ -333,8 +298,9 @@ class _Worker:
             self._is_leaving = True
             self._place.reports.send("replace", slot=self._place.slot, reason=reason.value)
 
-    def _ask_for_reload(self) -> None:
-        self._place.reports.send("reload", slot=self._place.slot)
+    def _ask_for_change(self, action: Action, name: str, ticket: int) -> None:
+        slot = self._place.slot
+        self._place.reports.send("change", slot=slot, action=action.value, name=name, ticket=ticket)
 
     def _is_last(self) -> bool:
         return self._place.scoreboard.is_closing
@@ -344,14 +310,22 @@ class _Worker:
         started = time.monotonic()
         drains = []
         cuts: list[int] = []
+        fronts = [front for front in (self._http, self._rpc) if front is not None]
+        closed: list[bool] = []
+
+        def note_closed() -> None:
+            closed.append(True)
+            if len(closed) == len(fronts):  # said twice it does no harm
+                self._place.reports.send("closed", slot=self._place.slot)
+
         if self._http is not None:
-            drains.append(self._http.drain(timeout_s, self._is_last()))
+            drains.append(self._http.drain(timeout_s, self._is_last(), note_closed))
             left_s = timeout_s - min(FAREWELL_S, timeout_s / 4)
             asyncio.get_running_loop().call_later(
                 left_s, lambda: cuts.append(self._http_service.cut_streams())
             )
         if self._rpc is not None:
-            drains.append(asyncio.to_thread(self._rpc.drain, timeout_s, self._is_last))
+            drains.append(asyncio.to_thread(self._rpc.drain, timeout_s, self._is_last, note_closed))
         ends = await asyncio.gather(*drains, return_exceptions=True)
         for error in ends:
             if isinstance(error, BaseException):
@@ -376,12 +350,6 @@ def _spans(tracing: Tracing | None) -> Spans | None:
     from pyfuncserver.model.spans import Spans  # only where there are any
 
     return Spans(tracing.tracer)
-
-
-def _batch_size(config: Config) -> BatchSize:
-    if config.batch_max_size == "auto":
-        return MeasuredSize()
-    return FixedSize(config.batch_max_size)
 
 
 def _lifetime(config: Config) -> float:

@@ -180,6 +180,7 @@ class Daemon:
         model_dir: str | Path,
         *,
         env: Mapping[str, str] | None = None,
+        repository: Path | None = None,
         flags: Sequence[str] = (),
         command_prefix: Sequence[str] = (),
         ready_timeout_s: float = 60,
@@ -201,7 +202,10 @@ class Daemon:
             GATES: str(self._gates),
         }
         self._command = [*command_prefix, sys.executable, "-m", "pyfuncserver"]
-        self._command += ["--model_dir", str(model_dir)]
+        if repository is None:
+            self._command += ["--model_dir", str(model_dir)]
+        else:
+            self._command += ["--model_repository", str(repository)]
         self._command += flags
         self._process: subprocess.Popen[bytes] | None = None
         self.full_name = "model-1"

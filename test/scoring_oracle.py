@@ -23,7 +23,7 @@ from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Request
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.pyfunc import PyFuncRunner
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 from pyfuncserver.protocol.rest.scoring import Scoring
 
 NOTHING = object()
@@ -135,7 +135,7 @@ class Pair:
         self.recorder = model._model_impl.python_model
         self.oracle = Oracle(model)
         self.runner = PyFuncRunner(model)
-        self.service = InferenceService({"m": self.runner}, Instruments(), Lane(1, 10))
+        self.service = InferenceService({"m": Stand(self.runner, Lane(1, 10))}, Instruments())
         self.shortcuts = 0
         """How many requests took a shortcut."""
         plain = self.runner._plain

@@ -37,40 +37,40 @@ class Instruments:
         self.requests = Counter(
             "pyfuncserver_requests",
             "Prediction requests answered, by dialect and status code.",
-            ("dialect", "code"),
+            ("model", "dialect", "code"),
             registry=None,
         )
         self.errors = Counter(
             "pyfuncserver_request_errors",
             "Prediction requests answered with an error, by its kind.",
-            ("dialect", "kind"),
+            ("model", "dialect", "kind"),
             registry=None,
         )
         self.duration = Histogram(
             "pyfuncserver_request_duration_seconds",
             "Seconds from a request's decoding to its encoded answer.",
-            ("dialect",),
+            ("model", "dialect"),
             buckets=LATENCY_BUCKETS_S,
             registry=None,
         )
         self.in_flight = Gauge(
             "pyfuncserver_requests_in_flight",
             "Prediction requests that are being answered.",
-            ("dialect",),
+            ("model", "dialect"),
             multiprocess_mode="livesum",
             registry=None,
         )
         self.waiting = Gauge(
             "pyfuncserver_requests_waiting",
             "Prediction requests that wait for their turn.",
-            ("dialect",),
+            ("model", "dialect"),
             multiprocess_mode="livesum",
             registry=None,
         )
         self.wait = Histogram(
             "pyfuncserver_request_wait_seconds",
             "Seconds that an accepted request waited for its turn, also those that left before.",
-            ("dialect",),
+            ("model", "dialect"),
             buckets=LATENCY_BUCKETS_S,
             registry=None,
         )
@@ -78,7 +78,7 @@ class Instruments:
             "pyfuncserver_predictions",
             "Predictions handed to the model, by where they ran: on the thread that serves the "
             "clients (loop), or on one of their own (thread).",
-            ("dialect", "where"),
+            ("model", "dialect", "where"),
             registry=None,
         )
         self.batches = Counter(
@@ -109,7 +109,7 @@ class Instruments:
         self.parts = Counter(
             "pyfuncserver_stream_parts",
             "Parts of streamed answers handed over by the model, by dialect.",
-            ("dialect",),
+            ("model", "dialect"),
             registry=None,
         )
         self.feedback = Counter(

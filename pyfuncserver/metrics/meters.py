@@ -29,19 +29,20 @@ LOOP, THREAD = Where
 
 
 class Meters:
-    """One dialect's figures. Thread-safe."""
+    """One model's figures in one dialect. Thread-safe."""
 
-    def __init__(self, instruments: Instruments, dialect: str) -> None:
-        self._in_flight = _value(instruments.in_flight.labels(dialect))
-        self._waiting = _value(instruments.waiting.labels(dialect))
-        self._wait = _Times(instruments.wait.labels(dialect))
-        self._duration = _Times(instruments.duration.labels(dialect))
+    def __init__(self, instruments: Instruments, model: str, dialect: str) -> None:
+        who = (model, dialect)
+        self._in_flight = _value(instruments.in_flight.labels(*who))
+        self._waiting = _value(instruments.waiting.labels(*who))
+        self._wait = _Times(instruments.wait.labels(*who))
+        self._duration = _Times(instruments.duration.labels(*who))
         self._on_loop, self._on_thread = (
-            _value(instruments.predictions.labels(dialect, where.value)) for where in Where
+            _value(instruments.predictions.labels(*who, where.value)) for where in Where
         )
-        self._parts = _value(instruments.parts.labels(dialect))
-        self._answered = _ByLabel(lambda status: instruments.requests.labels(dialect, status))
-        self._errors = _ByLabel(lambda kind: instruments.errors.labels(dialect, kind))
+        self._parts = _value(instruments.parts.labels(*who))
+        self._answered = _ByLabel(lambda status: instruments.requests.labels(*who, status))
+        self._errors = _ByLabel(lambda kind: instruments.errors.labels(*who, kind))
 
     def arrive(self) -> None:
         """Count a request that is there from now on."""

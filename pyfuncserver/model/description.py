@@ -37,6 +37,9 @@ class Description:
     @property
     def platform(self) -> str:
         """Name the framework as the Open Inference Protocol wants it, ``<project>_<format>``."""
+        package, _, kind = self.loader_module.rpartition(".")
+        if package == _KINDS:
+            return _PLATFORMS.get(kind, kind)
         project, _, rest = self.loader_module.partition(".")
         flavour = rest.partition(".")[0]
         return f"mlflow_{flavour}" if project == "mlflow" and flavour else "mlflow_pyfunc"
@@ -50,6 +53,9 @@ class Description:
     def outputs(self) -> list[TensorMetadata]:
         """List the tensors that the signature gives; none where it does not say."""
         return _tensors(getattr(self.signature, "outputs", None), "output")
+
+
+NOTHING_KNOWN = Description()
 
 
 def _tensors(schema: Any, kind: str) -> list[TensorMetadata]:
@@ -76,6 +82,15 @@ def _datatype_and_shape(spec: Any) -> tuple[str, tuple[int, ...]]:
     return _COLUMN_TYPES.get(getattr(kind, "name", ""), BYTES), shape
 
 
+_KINDS = f"{__package__}.kinds"
+_PLATFORMS = {
+    "sklearn": "sklearn_estimator",
+    "xgboost": "xgboost_booster",
+    "lightgbm": "lightgbm_booster",
+    "onnx": "onnx_onnxv1",
+    "huggingface": "huggingface_pretrained",
+}
+"""By the kind of the model; the protocol itself lists but ``onnx_onnxv1`` of these."""
 _COLUMN_TYPES = {
     "boolean": "BOOL",
     "integer": "INT32",

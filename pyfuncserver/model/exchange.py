@@ -20,7 +20,6 @@ from pyfuncserver.errors import (
     InternalError,
     PredictionTimedOut,
     ServingError,
-    UnknownModel,
 )
 from pyfuncserver.metrics.meters import LOOP, THREAD, Meters, Where
 from pyfuncserver.model.call import Answer, Call, Dialect, ModelRunner, Parts, Reply, Request
@@ -72,15 +71,34 @@ class Entrance(Protocol):
     def restart(self, job: Exchange, /) -> None: ...
 
 
+class Nowhere:
+    """Stands where no model is: nothing enters it."""
+
+    limit_s = 0.0
+
+    def submit(self, _: Exchange, /) -> None:
+        raise AssertionError("a request without a model has entered a lane")
+
+    def run_here(self, _: Exchange, /) -> bool:
+        return False
+
+    run_on_loop = forget = run_here
+
+    def restart(self, _: Exchange, /) -> None:
+        """Do nothing: nothing runs."""
+
+
 @dataclass(slots=True)
 class Desk:
-    """What all requests of one dialect have in common."""
+    """What all requests of one dialect for one model have in common."""
 
     lane: Entrance
     dialect: Dialect
     meters: Meters
     logs_all: bool
     """Whether a line is logged for what was answered well, too."""
+    missing: Callable[[str], ServingError]
+    """Says why nothing runs the model of this key."""
     streams: set[Exchange] = field(default_factory=set)
     """Those whose replies go on."""
 
@@ -127,7 +145,7 @@ class Exchange:
     def enter(self) -> None:
         """Take a place in the lane, or be refused."""
         if self._runner is None:
-            self.fail(UnknownModel(self._request.model))
+            self.fail(self._desk.missing(self._request.model))
             return
         self._stage = WAITING
         self._desk.meters.queue()

@@ -23,12 +23,3 @@ class Identity:
     def names(self) -> tuple[str, ...]:
         """What a client may call it: by its name, or by its full one."""
         return tuple(dict.fromkeys((self.name, self.full_name)))
-
-    def key_of(self, name: str, version: str = "") -> str:
-        """Give the key of what a client asks for.
-
-        Where that is not this model, it is what was asked for, as no model is called.
-        """
-        if name in self.names and version in ("", self.version):
-            return self.full_name
-        return f"{name}/versions/{version}" if version else name

@@ -1,4 +1,4 @@
-"""Load the model, once, by ``mlflow.pyfunc``.
+"""Load the model, once: by ``mlflow.pyfunc``, or by the module of its kind.
 
 Nothing of MLflow is imported before :func:`load` is called: it costs a second and 160 MB.
 """
@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyfuncserver.config import Config
 from pyfuncserver.errors import StartupError
+from pyfuncserver.model import addresses, kinds
 from pyfuncserver.utils import heap
 
 log = logging.getLogger(__name__)
+
+_OURS = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,29 @@ class LoadedModel:
     """The input example that was logged with the model, or None."""
 
 
-def load(address: str, parameters: Mapping[str, Any] | None = None) -> LoadedModel:
-    """Load a local directory that holds an MLmodel file.
+def options_of(config: Config) -> kinds.Options:
+    """Give what the settings say of how the model is loaded."""
+    trusted = tuple(name.strip() for name in config.skops_trusted.split(",") if name.strip())
+    return kinds.Options(
+        config.model_kind.value,
+        config.predict_proba,
+        trusted,
+        config.model_task,
+        config.parameters,
+    )
 
-    ``parameters`` (MODEL_CONFIG) take the place of what the model was saved with.
+
+def load(
+    address: str, *, title: str = "", cache_dir: str = "", options: kinds.Options | None = None
+) -> LoadedModel:
+    """Load a directory that holds an MLmodel file, or a model of another kind.
+
+    What is elsewhere is fetched first. ``title`` is what the user calls it, if not by its address.
     Raises: StartupError with the cause in one line; the traceback is logged at level DEBUG.
     """
-    directory = _local_directory(address)
+    options = options or kinds.Options()
+    path, address = locate(address, cache_dir), addresses.shown(title or address)
+    found = _found(address, path, options)
     started = time.monotonic()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # MLflow would give its loggers, and some of others, a handler and a format of its own.
@@ -48,14 +68,29 @@ def load(address: str, parameters: Mapping[str, Any] | None = None) -> LoadedMod
         with heap.no_collections():
             import mlflow.pyfunc
 
-        config = _config_of(directory, parameters) if parameters else {}
-        model = mlflow.pyfunc.load_model(str(directory), **config)
+        if found.kind == kinds.MLFLOW:
+            config = _config_of(found.path, options.parameters) if options.parameters else {}
+            model = mlflow.pyfunc.load_model(str(found.path), **config)
+        else:
+            if options.parameters:
+                log.warning("MODEL_CONFIG has no effect: it is for models of MLflow's")
+            model = kinds.load(found, options)
     except BaseException as error:  # the user's model: it may call sys.exit, or panic in Rust
         log.debug("loading %s failed", address, exc_info=error)
         raise StartupError(f"the model {address} cannot be loaded: {_cause(error)}") from error
     loader_module = str(model.loader_module)
     log.info("loaded %s (%s) in %.2f s", address, loader_module, time.monotonic() - started)
-    return LoadedModel(model, loader_module, address, _example(model, directory))
+    example = _example(model, found.path) if found.kind == kinds.MLFLOW else None
+    return LoadedModel(model, loader_module, address, example)
+
+
+def _found(address: str, path: Path, options: kinds.Options) -> kinds.Found:
+    try:
+        return kinds.find(path, options.kind)
+    except kinds.Unloadable as error:
+        raise StartupError(f"the model {address} {error}") from error
+    except OSError as error:
+        raise StartupError(f"the model {address} cannot be read: {error.strerror}") from error
 
 
 def _config_of(directory: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,25 +127,26 @@ def _example(model: Any, directory: Path) -> Any:
         return None
 
 
-def _local_directory(address: str) -> Path:
-    path = Path(address.removeprefix("file://") if address.startswith("file://") else address)
-    if not path.exists():
-        raise StartupError(f"the model {address} does not exist: no such directory")
-    if not path.is_dir():
-        raise StartupError(f"the model {address} is not a directory")
-    if not (path / "MLmodel").is_file():
-        raise StartupError(f"the model {address} has no MLmodel file; is it an MLflow model?")
-    # MLflow refuses artifacts that a link leads to out of the directory it was given; and a link is
-    # how a new version is put in place at once (Kubernetes does so).
-    return path.resolve()
+def locate(address: str, cache_dir: str = "") -> Path:
+    """Give where a model, or a repository, is on this machine; what is elsewhere is fetched.
+
+    Raises: StartupError
+    """
+    if not addresses.is_remote(address):
+        return addresses.local(address)
+    path = addresses.fetch(address, addresses.directory(cache_dir))
+    addresses.hold(path)  # as long as this process, or one that it forks, lives
+    return path
 
 
 def _cause(error: BaseException) -> str:
     """Name the error and the last line of code that was not a library's."""
+    if isinstance(error, kinds.Unloadable):
+        return str(error)
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and __file__ != frame.filename
+        if "site-packages" not in frame.filename and not frame.filename.startswith(_OURS)
     ]
     text = " ".join(str(error).split()) or "no reason given"
     where = f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""

@@ -11,8 +11,8 @@ from typing import Any
 
 from pyfuncserver.codec import upi
 from pyfuncserver.errors import InvalidInput, Unsupported
-from pyfuncserver.model import binary, scoring, seldon, tensors
-from pyfuncserver.model.call import Call, Form
+from pyfuncserver.model import binary, kinds, scoring, seldon, tensors
+from pyfuncserver.model.call import Call, Form, Tensors
 from pyfuncserver.model.rectangle import COLUMNS, RECORDS, ROWS, SPLIT, TABLE
 from pyfuncserver.model.refusal import is_conversion, is_refusal, public_message, unreadable_column
 from pyfuncserver.model.route import Params, route_of
@@ -21,6 +21,7 @@ from pyfuncserver.model.streaming import is_about_several, is_stream, predict_st
 from pyfuncserver.model.text import TextReader
 
 _PARAMS = "params"
+_FRAMES = (RECORDS, SPLIT)
 
 Contents = tuple[str, Any, Params]
 """The name that a call gives its data (see ``rectangle.py``), the data, and the params."""
@@ -57,6 +58,7 @@ class PlainModel:
             Form.SELDON: seldon.reader(self._schema),
             Form.TEXT: TextReader(self._schema, _params_schema(model), self._is_raw),
         }
+        self._artefact = kinds.artefact_of(model)
         self._decode = binary.decoder_of(self._schema, self._is_raw, self._converted)
         self._predict_stream = predict_stream_of(model)
         route = route_of(model)
@@ -80,7 +82,7 @@ class PlainModel:
     @property
     def forms(self) -> Iterable[Form]:
         """The forms of call that it answers."""
-        return (*self._readers, Form.BYTES)
+        return (*self._readers, Form.BYTES) if self._artefact is None else tuple(self._readers)
 
     @property
     def is_divisible(self) -> bool:
@@ -95,7 +97,10 @@ class PlainModel:
         if call.form is Form.BYTES:  # whatever the signature says of what they hold
             return Prepared(call.payload, self._default_params and self._default_params.copy())
         key, data, params = self._readers[call.form](call.payload)
-        ready = self._shortcut(key, data)
+        if self._artefact is not None:
+            ready, params = self._read_by(self._artefact, call, key, data, params)
+        else:
+            ready = self._shortcut(key, data)
         if ready is None:
             if call.form is Form.JSON:
                 key, data = self._decode(key, data)
@@ -104,11 +109,20 @@ class PlainModel:
             return Prepared(ready, self._default_params and self._default_params.copy())
         return self._enforced(ready, params, None)
 
+    def _read_by(
+        self, artefact: kinds.Artefact, call: Call, key: str, data: Any, params: Params
+    ) -> tuple[Any, Params]:
+        """Have a model read its own input, and name the outputs that the client asks for."""
+        if isinstance(call.payload, Tensors):
+            wanted, given = [output.name for output in call.payload.outputs], params or {}
+            params = {**given, **artefact.params_for(wanted, given)} or None
+        return artefact.read(self._converted(key, data) if key in _FRAMES else data), params
+
     def _converted(self, key: str, data: Any) -> Any:
         return self._convert(key, data, self._schema)
 
     def _convert(self, key: str, data: Any, schema: Any) -> Any:
-        if key in (RECORDS, SPLIT):
+        if key in _FRAMES:
             return scoring.parsed(self._parse_frame, key, data, schema)
         if self._is_raw or key not in (ROWS, COLUMNS):
             return data
@@ -157,9 +171,12 @@ class PlainModel:
             yield from answer
             return
         key, data, params = self._readers[call.form](call.payload)
-        if call.form is Form.JSON:
-            key, data = self._decode(key, data)
-        converted = self._converted(key, data)
+        if self._artefact is not None:
+            converted, params = self._read_by(self._artefact, call, key, data, params)
+        else:
+            if call.form is Form.JSON:
+                key, data = self._decode(key, data)
+            converted = self._converted(key, data)
         try:
             yield from self._predict_stream(converted, params)
         except self._refused as error:

@@ -205,7 +205,7 @@ class PyFuncRunner:
     @property
     def input_schema(self) -> Any:
         """MLflow's schema of the input, or None."""
-        return self._model.metadata.get_input_schema()
+        return getattr(self._model.metadata.signature, "inputs", None)
 
     def prepare(self, call: Call) -> Prepared:
         """Do the first half of :meth:`predict`: convert the input and enforce the signature.

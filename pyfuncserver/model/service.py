@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -11,36 +12,49 @@ from pyfuncserver.errors import NotReady, ServingError
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.metrics.meters import Meters
 from pyfuncserver.model.call import Dialect, ModelRunner, Reply, Request
-from pyfuncserver.model.exchange import Desk, Entrance, Exchange
+from pyfuncserver.model.catalogue import NO_MODELS, Catalogue
+from pyfuncserver.model.exchange import Desk, Entrance, Exchange, Nowhere
 
 if TYPE_CHECKING:
     from pyfuncserver.model.spans import Spans
 
+NO_MODEL = ""
+"""The label of what is asked for and is not served."""
 FOREVER_S = 1e9
 """A wait that is longer has no end; the operating system could not count it."""
+
+
+@dataclass(slots=True)
+class Stand:
+    """Where one model is served: what runs it, and where its requests wait."""
+
+    runner: ModelRunner | None
+    lane: Entrance
+    desks: dict[str, Desk] = field(default_factory=dict)
+    """By the dialects' names."""
 
 
 class InferenceService:
     """Answers requests in any dialect with the models of this process. Thread-safe.
 
-    ``logs_all`` lets a line be logged for what was answered well, too; ``spans``, where there are
-    any, has each request traced.
+    ``stands`` are by the keys of the ``models`` that are served. ``logs_all`` lets a line be logged
+    for what was answered well, too; ``spans``, where there are any, has each request traced.
     """
 
     def __init__(
         self,
-        runners: Mapping[str, ModelRunner],
+        stands: Mapping[str, Stand],
         instruments: Instruments,
-        lane: Entrance,
         logs_all: bool = False,
+        models: Catalogue = NO_MODELS,
         spans: Spans | None = None,
     ) -> None:
-        self._runners = runners
+        self.models = models
+        self._stands = stands
         self._instruments = instruments
-        self._lane = lane
         self._logs_all = logs_all
         self._spans = spans
-        self._desks: dict[str, Desk] = {}
+        self._nobodys = Stand(None, Nowhere())
 
     def submit(
         self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]
@@ -83,7 +97,8 @@ class InferenceService:
 
     def cut_streams(self) -> int:
         """End all answers that go on, with an error; give how many these were."""
-        streams = [stream for desk in self._desks.values() for stream in tuple(desk.streams)]
+        desks = [desk for stand in self._stands.values() for desk in tuple(stand.desks.values())]
+        streams = [stream for desk in desks for stream in tuple(desk.streams)]
         for stream in streams:
             stream.fail(NotReady("The server stops; the answer ends here, incomplete"))
         return len(streams)
@@ -91,8 +106,9 @@ class InferenceService:
     def _exchange(
         self, dialect: Dialect, request: Request, deliver: Callable[[Reply], None]
     ) -> Exchange:
-        desk = self._desks.get(dialect.name) or self._make_desk(dialect)
-        runner = self._runners.get(request.model)
+        stand = self._stands.get(request.model, self._nobodys)
+        desk = stand.desks.get(dialect.name) or self._make_desk(stand, request.model, dialect)
+        runner = stand.runner
         if self._spans is None:
             return Exchange(desk, runner, request, deliver)
         span = self._spans.begin(dialect.name, request)
@@ -100,10 +116,12 @@ class InferenceService:
             desk, None if runner is None else span.runner(runner), request, deliver, span
         )
 
-    def _make_desk(self, dialect: Dialect) -> Desk:
-        meters = Meters(self._instruments, dialect.name)
-        desk = Desk(self._lane, dialect, meters, self._logs_all)
-        return self._desks.setdefault(dialect.name, desk)
+    def _make_desk(self, stand: Stand, model: str, dialect: Dialect) -> Desk:
+        # Whatever is asked for that is not here is counted together.
+        label = NO_MODEL if stand is self._nobodys else model
+        meters = Meters(self._instruments, label, dialect.name)
+        desk = Desk(stand.lane, dialect, meters, self._logs_all, self.models.missing)
+        return stand.desks.setdefault(dialect.name, desk)
 
 
 def _first(replies: SimpleQueue[Reply], exchange: Exchange, deadline: float) -> Reply:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyfuncserver.config import Config
-from pyfuncserver.model.description import Description
-from pyfuncserver.model.identity import Identity
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.protocol.oip import servicer as oip
 from pyfuncserver.protocol.reloading import Reloader
 from pyfuncserver.protocol.rpc.options import send_limit
@@ -17,14 +16,14 @@ from pyfuncserver.protocol.upi import servicer as upi
 
 def servicers(
     config: Config,
-    description: Description,
+    models: Catalogue,
     reloader: Reloader,
     count_feedback: Callable[[float], None],
 ) -> list[Servicer]:
-    """Give every service, for the model that is configured."""
+    """Give every service."""
     limit = send_limit(config)
     return [
-        upi.servicer(config.full_name, limit),
-        oip.servicer(Identity.of(config), description, reloader, limit),
-        *seldon.servicers(Identity.of(config), description, limit, count_feedback),
+        upi.servicer(limit),
+        oip.servicer(models, reloader, limit),
+        *seldon.servicers(models, limit, count_feedback),
     ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from pyfuncserver.codec.seldon import NOTHING, Message, answer_of
 from pyfuncserver.codec.seldon import Feedback as Told
 from pyfuncserver.errors import InvalidInput, ServingError
 from pyfuncserver.model.call import Answer, Call, Form, Reply, Request
+from pyfuncserver.model.catalogue import Catalogue, Entry
 from pyfuncserver.model.failure import model_failed
+
+T = TypeVar("T")
 
 
 class Wire(Protocol):
@@ -29,36 +32,44 @@ class Wire(Protocol):
 class _Dialect:
     """What both have in common; see :class:`~pyfuncserver.model.call.Dialect`."""
 
-    def __init__(self, name: str, wire: Wire, output_names: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, wire: Wire) -> None:
         self.name = name
         self.error = wire.error
         self._wire = wire
-        self._output_names = output_names
 
-    def _call(self, form: Form, read: Callable[[Request], Any], request: Request) -> Call:
+    @staticmethod
+    def _read(read: Callable[[Request], T], request: Request) -> T:
         try:
-            payload = read(request)
+            return read(request)
         except ValueError as error:
             raise InvalidInput(str(error)) from None
-        return Call(form, payload, request.headers, request.context)
 
-    def _reply(self, value: Any, request: Message) -> Reply:
+    def _reply(self, value: Any, request: Message, asked: Entry | None = None) -> Reply:
+        names = () if asked is None else asked.column_names
         try:
-            body = self._wire.write(answer_of(value, request, self._output_names))
+            body = self._wire.write(answer_of(value, request, names))
         except Exception as error:  # whatever the model's own objects do when they are read
             raise model_failed("The model's answer does not fit a SeldonMessage", error) from error
         return self._wire.reply(body)
 
 
 class Predictions(_Dialect):
-    """Predictions; ``output_names`` are those that the signature has."""
+    """Predictions."""
+
+    def __init__(self, name: str, wire: Wire, models: Catalogue) -> None:
+        super().__init__(name, wire)
+        self._models = models
 
     def decode(self, request: Request) -> Call:
-        return self._call(Form.SELDON, self._wire.message, request)
+        message = self._read(self._wire.message, request)
+        asked = self._models[request.model]
+        return Call(Form.SELDON, message, request.headers, request.context, asked)
 
     def encode(self, answer: Answer) -> Reply:
-        payload = None if answer.call is None else answer.call.payload
-        return self._reply(answer.value, payload if isinstance(payload, Message) else NOTHING)
+        assert answer.call is not None
+        payload = answer.call.payload
+        message = payload if isinstance(payload, Message) else NOTHING
+        return self._reply(answer.value, message, answer.call.origin)
 
 
 class Feedback(_Dialect):
@@ -69,7 +80,8 @@ class Feedback(_Dialect):
         self._count = count
 
     def decode(self, request: Request) -> Call:
-        return self._call(Form.FEEDBACK, self._wire.feedback, request)
+        told = self._read(self._wire.feedback, request)
+        return Call(Form.FEEDBACK, told, request.headers, request.context)
 
     def encode(self, answer: Answer) -> Reply:
         assert answer.call is not None

@@ -33,8 +33,9 @@ class Method:
     """A method whose calls are predictions."""
 
     dialect: Dialect
-    model: Callable[[bytes], str]
-    """Names the model that a message asks for, as the InferenceService knows it; never raises."""
+    model: Callable[[bytes], str] | None = None
+    """Gives the key of the model that a message asks for, and never raises. None where messages
+    name no model: then the call's metadata may."""
 
 
 @dataclass(frozen=True)

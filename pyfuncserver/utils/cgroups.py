@@ -60,6 +60,25 @@ def memory_available_bytes(root: Path = ROOT) -> int | None:
     return max(0, min(available)) if available else None
 
 
+def memory_limit_bytes(root: Path = ROOT) -> int | None:
+    """Give the least that this process's group or one above it may take; None without a limit."""
+    files = [group / "memory.max" for group in _groups("", root)]
+    files += [group / "memory.limit_in_bytes" for group in _groups("memory", root)]
+    limits = [limit for limit in map(_number, files) if limit is not None]
+    return min((limit for limit in limits if limit < _UNLIMITED_BYTES), default=None)
+
+
+def describe_memory(root: Path = ROOT) -> str:
+    """Say how much memory the daemon may take, and how much of it is free now."""
+    limit, available = memory_limit_bytes(root), memory_available_bytes(root)
+    free = "" if available is None else f", {available // 2**20} MiB available"
+    return (
+        f"{limit // 2**20} MiB of memory (cgroup limit){free}"
+        if limit
+        else f"no memory limit{free}"
+    )
+
+
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
     """Give the limit of each group that has one, and what is used of it and cannot be dropped."""
     for group in _groups("", root):

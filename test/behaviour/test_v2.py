@@ -240,7 +240,6 @@ def test_what_the_repository_refuses(iris: Daemon) -> None:
     path = "/v2/repository/models"
     refusal(iris.http("POST", f"{path}/nobody/load", b""), 404)
     refusal(iris.http("POST", f"{path}/nobody/unload", b""), 404)
-    assert "cannot be unloaded" in refusal(iris.http("POST", f"{path}/model/unload", b""), 501)
     body = json.dumps({"parameters": {"config": "mine"}})
     assert "no parameters" in refusal(iris.http("POST", f"{path}/model/load", body))
     refusal(iris.http("GET", f"{path}/model/load"), 405)

@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 from harness import Answer, Daemon, wait_until
 
-LOAD = "/v2/repository/models/model/load"
+LOAD, UNLOAD = (f"/v2/repository/models/model/{what}" for what in ("load", "unload"))
 INPUT = {"name": "x", "datatype": "FP64", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 0.2]}
 BODY = json.dumps({"inputs": [INPUT]})
 INFER = "/v2/models/model/infer"
@@ -44,14 +44,15 @@ def test_a_load_is_answered_when_all_workers_have_the_new_model(daemon: Daemon) 
 
 
 def test_a_load_that_fails(daemon: Daemon, model: Path) -> None:
-    (model / "MLmodel").rename(model / "elsewhere")
+    told = (model / "MLmodel").read_text(encoding="utf-8")
+    (model / "MLmodel").write_text("spoilt", encoding="utf-8")
     before = daemon.worker_pids()
     answer = daemon.http("POST", LOAD, b"{}")
-    said = "The model could not be loaded again (see the log); the old one serves"
-    assert (answer.status, answer.json()) == (500, {"error": said})
+    assert (answer.status, list(answer.json())) == (500, ["error"])
+    assert str(model) in answer.json()["error"], "which model it is, and why"
     assert daemon.worker_pids() == before, "the old ones serve on"
     assert daemon.http("POST", INFER, BODY).status == 200
-    (model / "elsewhere").rename(model / "MLmodel")
+    (model / "MLmodel").write_text(told, encoding="utf-8")
     assert daemon.http("POST", LOAD).status == 200
 
 
@@ -71,6 +72,16 @@ def test_loads_that_come_together(daemon: Daemon) -> None:
     for thread in threads:
         thread.join(60)
     assert [answer.status for answer in answers] == [200] * 3
+
+
+def test_unloading_and_loading_again(daemon: Daemon) -> None:
+    assert daemon.http("POST", UNLOAD).status == 200
+    assert daemon.http("POST", INFER, BODY).status == 503
+    assert daemon.http("GET", "/v2/models/model/ready").status == 503
+    (entry,) = daemon.http("POST", "/v2/repository/index").json()
+    assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", "unloaded")
+    assert daemon.http("POST", LOAD).status == 200
+    assert daemon.http("POST", INFER, BODY).status == 200
 
 
 def test_a_client_that_does_not_wait(daemon: Daemon) -> None:

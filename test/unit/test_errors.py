@@ -16,6 +16,7 @@ GRPC_CODES = {code.name for code in grpc.StatusCode}
 TABLE: list[tuple[ServingError, Kind, int, str]] = [
     (errors.InvalidInput("x"), Kind.INVALID_INPUT, 400, "INVALID_ARGUMENT"),
     (errors.UnknownModel("x"), Kind.UNKNOWN_MODEL, 404, "NOT_FOUND"),
+    (errors.UnnamedModel(), Kind.UNNAMED_MODEL, 404, "NOT_FOUND"),
     (errors.NotReady("x"), Kind.NOT_READY, 503, "UNAVAILABLE"),
     (errors.Unauthenticated(), Kind.UNAUTHENTICATED, 401, "UNAUTHENTICATED"),
     (errors.TooLarge("x", 1, "S"), Kind.TOO_LARGE, 413, "RESOURCE_EXHAUSTED"),
@@ -25,7 +26,7 @@ TABLE: list[tuple[ServingError, Kind, int, str]] = [
     (errors.PredictionTimedOut(1), Kind.TIMEOUT, 504, "DEADLINE_EXCEEDED"),
     (errors.ClientGone(), Kind.CLIENT_GONE, 499, "CANCELLED"),
     (errors.Unsupported("x"), Kind.UNSUPPORTED, 501, "UNIMPLEMENTED"),
-    (errors.LoadFailed(), Kind.LOAD_FAILED, 500, "INTERNAL"),
+    (errors.LoadFailed("why"), Kind.LOAD_FAILED, 500, "INTERNAL"),
     (errors.ModelFailed("x", "id"), Kind.MODEL_FAILED, 500, "INTERNAL"),
     (errors.ModelStatus(422, "x"), Kind.MODEL_STATUS, 422, "INVALID_ARGUMENT"),
     (errors.ModelAborted("DATA_LOSS"), Kind.MODEL_ABORTED, 500, "DATA_LOSS"),

@@ -9,18 +9,18 @@ from typing import Any
 
 from pyfuncserver import __version__
 from pyfuncserver.codec import inference
-from pyfuncserver.errors import ClientGone, InvalidInput, UnknownModel, Unsupported
-from pyfuncserver.model.description import Description, TensorMetadata
-from pyfuncserver.model.identity import Identity
+from pyfuncserver.errors import ClientGone, InvalidInput
+from pyfuncserver.model.catalogue import Catalogue
+from pyfuncserver.model.description import TensorMetadata
+from pyfuncserver.orders import Action
 from pyfuncserver.protocol.oip.naming import key_of
-from pyfuncserver.protocol.open_inference import EXTENSIONS, SERVER
+from pyfuncserver.protocol.open_inference import EXTENSIONS, SERVER, asked_name, index
 from pyfuncserver.protocol.reloading import LONGEST_LOAD_S, POLL_INTERVAL_S, Reloader
 from pyfuncserver.protocol.servicer import Control, Errand, Patience
 
 Fields = dict[str, Any]
 """Of the response."""
 
-NOT_READY = "The server is not ready"
 GUARDED = frozenset({"RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"})
 """Those for which a client needs its token."""
 
@@ -28,9 +28,8 @@ GUARDED = frozenset({"RepositoryIndex", "RepositoryModelLoad", "RepositoryModelU
 class Controls:
     """The methods by their names; each makes its response's fields of its request."""
 
-    def __init__(self, identity: Identity, description: Description, reloader: Reloader) -> None:
-        self._identity = identity
-        self._description = description
+    def __init__(self, models: Catalogue, reloader: Reloader) -> None:
+        self._models = models
         self._scoreboard = reloader.scoreboard
         self._reloader = reloader
 
@@ -42,76 +41,65 @@ class Controls:
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
             "RepositoryIndex": self._index,
-            "RepositoryModelUnload": self._unload,
         }
         return {name: _control(name, method) for name, method in methods.items()}
 
     def errands(self) -> dict[str, Errand]:
-        """Give the method that waits: a model takes its time to load."""
-        name = "RepositoryModelLoad"
+        """Give the methods that wait: a model takes its time to load."""
         return {
-            name: lambda body, patience: _control(name, partial(self._load, patience))(body),
+            "RepositoryModelLoad": self._errand("RepositoryModelLoad", Action.LOAD, "isLoaded"),
+            "RepositoryModelUnload": self._errand(
+                "RepositoryModelUnload", Action.UNLOAD, "isUnloaded"
+            ),
         }
 
+    def _errand(self, name: str, action: Action, done: str) -> Errand:
+        def errand(body: bytes, patience: Patience) -> bytes:
+            return _control(name, partial(self._change, action, done, patience))(body)
+
+        return errand
+
     def _model_ready(self, request: Any) -> Fields:
-        self._demand(request.name, request.version)
-        return {"ready": self._scoreboard.is_ready}
+        entry = self._models.demand(key_of(self._models, request.name, request.version))
+        return {"ready": entry.is_loaded and self._scoreboard.is_ready}
 
     def _server_metadata(self, _: Any) -> Fields:
         return {"name": SERVER, "version": __version__, "extensions": EXTENSIONS}
 
     def _model_metadata(self, request: Any) -> Fields:
-        self._demand(request.name, request.version)
+        asked = key_of(self._models, request.name, request.version)
+        entry = self._models.demand_loaded(asked)
+        versions = self._models.versions_of(entry.identity.name)
         return {
-            "name": self._identity.name,
-            "versions": [self._identity.version],
-            "platform": self._description.platform,
-            "inputs": [_metadata(tensor) for tensor in self._description.inputs],
-            "outputs": [_metadata(tensor) for tensor in self._description.outputs],
+            "name": entry.identity.name,
+            "versions": [one.identity.version for one in versions if one.is_loaded],
+            "platform": entry.description.platform,
+            "inputs": [_metadata(tensor) for tensor in entry.description.inputs],
+            "outputs": [_metadata(tensor) for tensor in entry.description.outputs],
         }
 
     def _index(self, request: Any) -> Fields:
-        is_ready = self._scoreboard.is_ready
-        if request.repository_name or (request.ready and not is_ready):
+        if request.repository_name:
             return {}
-        state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", NOT_READY)
-        model = {"name": self._identity.name, "version": self._identity.version}
-        return {"models": [{**model, "state": state, "reason": reason}]}
+        return {"models": index(self._models, self._scoreboard.is_ready, request.ready)}
 
-    def _load(self, patience: Patience, request: Any) -> Fields:
-        """Have the model loaded again; until all workers have the new one, the old one serves.
+    def _change(self, action: Action, done: str, patience: Patience, request: Any) -> Fields:
+        """Have a model loaded, or unloaded; until all workers have done so, nothing changes.
 
-        Raises: as :meth:`Reloader.reload`; ClientGone
+        Raises: as :meth:`Reloader.change`; UnknownModel, InvalidInput, ClientGone
         """
-        name = self._asked(request)
-        if request.parameters:
+        # In field 2, or where KServe's SDK has it, in field 1.
+        name: str = request.model_name or request.repository_name
+        key_of(self._models, name)
+        if request.parameters and action is Action.LOAD:
             raise InvalidInput("The model is loaded as the server is set: there are no parameters")
-        watch = self._reloader.begin()
+        ticket = self._reloader.begin(action, asked_name(self._models, self._reloader, name))
         until = min(patience.deadline, time.monotonic() + LONGEST_LOAD_S)
-        while not self._reloader.is_over(watch, until):
+        while not self._reloader.is_over(ticket, until):
             if not patience.is_wanted():
                 raise ClientGone
             time.sleep(POLL_INTERVAL_S)
-        return {"model_name": name, "isLoaded": True}
-
-    def _unload(self, request: Any) -> Fields:
-        self._asked(request)
-        raise Unsupported("The model cannot be unloaded: this server is there for it alone")
-
-    def _asked(self, request: Any) -> str:
-        """Give the model's name as it came: in field 2, or where KServe's SDK has it, in field 1.
-
-        Raises: UnknownModel, InvalidInput
-        """
-        name: str = request.model_name or request.repository_name
-        self._demand(name)
-        return name
-
-    def _demand(self, name: str, version: str = "") -> None:
-        """Raise UnknownModel for any but this model, and InvalidInput for what is no name."""
-        key = key_of(self._identity, name, version)
-        if key != self._identity.full_name:
-            raise UnknownModel(key)
+        return {"model_name": name, done: True}
 
 
 def _metadata(tensor: TensorMetadata) -> Fields:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pyfuncserver.codec import inference, outputs
 from pyfuncserver.errors import InvalidInput, ModelAborted, ServingError, TooLarge, UnknownModel
 from pyfuncserver.model.call import Answer, Call, Form, Reply, Request, RequestedOutput, Tensors
+from pyfuncserver.model.catalogue import Catalogue, Entry
 from pyfuncserver.model.failure import model_failed
-from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.limit import Limit
 from pyfuncserver.protocol.oip.naming import key_of
 from pyfuncserver.protocol.open_inference import requested
@@ -21,47 +20,44 @@ CONTENT_TYPE = "content_type"
 class Oip:
     """See :class:`~pyfuncserver.model.call.Dialect`. A reply's status is a gRPC code's name.
 
-    ``names`` are those of the model's outputs, where its signature has any; ``limit`` bounds the
-    answers.
+    ``limit`` bounds the answers.
     """
 
     name = NAME
 
-    def __init__(
-        self, identity: Identity, names: Sequence[str] = (), limit: Limit | None = None
-    ) -> None:
-        self._identity = identity
-        self._names = names
+    def __init__(self, models: Catalogue, limit: Limit | None = None) -> None:
+        self._models = models
         self._limit = limit
 
     def model_of(self, body: bytes) -> str:
-        """Name the model that a message asks for; the one that is there where none can be read.
+        """Name the model that a message asks for; one that is there where none can be read.
 
         Then :meth:`decode` says what is wrong with the message.
         """
         try:
-            return key_of(self._identity, *inference.asked_model(body))
+            return key_of(self._models, *inference.asked_model(body))
         except (ValueError, InvalidInput):
-            return self._identity.full_name
+            return self._models.any
 
     def decode(self, request: Request) -> Call:
         try:
             message = inference.parse("ModelInferRequest", request.body)
-            key = key_of(self._identity, message.model_name, message.model_version)
+            key = key_of(self._models, message.model_name, message.model_version)
             if key != request.model:  # it is said again, further behind than is read ahead
                 raise UnknownModel(key)
             payload = _payload(message, request.id)
         except ValueError as error:
             raise InvalidInput(str(error)) from None
-        is_raw = inference.is_raw(message)
-        return Call(Form.TENSORS, payload, request.headers, request.context, is_raw)
+        origin = inference.is_raw(message), self._models[key]
+        return Call(Form.TENSORS, payload, request.headers, request.context, origin)
 
     def encode(self, answer: Answer) -> Reply:
         assert answer.call is not None
         payload: Tensors = answer.call.payload
+        is_raw, asked = answer.call.origin
         try:
-            found = requested(outputs.tensors_of(answer.value, self._names), payload.outputs)
-            response = inference.response_of(self._head(payload), found, answer.call.origin)
+            found = requested(outputs.tensors_of(answer.value, asked.output_names), payload.outputs)
+            response = inference.response_of(_head(payload, asked), found, is_raw)
             body = response.SerializeToString()
         except ServingError:
             raise
@@ -71,16 +67,17 @@ class Oip:
             raise TooLarge("The answer", *self._limit)
         return Reply(body, "OK")
 
-    def _head(self, payload: Tensors) -> dict[str, str]:
-        return {
-            "model_name": self._identity.name,
-            "model_version": self._identity.version,
-            "id": payload.id,
-        }
-
     def error(self, error: ServingError) -> Reply:
         cause = error.__cause__ if isinstance(error, ModelAborted) else None
         return Reply(b"", error.grpc_code, str(error), cause)
+
+
+def _head(payload: Tensors, asked: Entry) -> dict[str, str]:
+    return {
+        "model_name": asked.identity.name,
+        "model_version": asked.identity.version,
+        "id": payload.id,
+    }
 
 
 def _payload(message: Any, request_id: str) -> Tensors:

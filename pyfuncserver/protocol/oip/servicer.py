@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pyfuncserver.codec import inference
-from pyfuncserver.model.description import Description
-from pyfuncserver.model.identity import Identity
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.protocol.limit import Limit
 from pyfuncserver.protocol.oip.controls import GUARDED, Controls
 from pyfuncserver.protocol.oip.dialect import Oip
@@ -12,12 +11,10 @@ from pyfuncserver.protocol.reloading import Reloader
 from pyfuncserver.protocol.servicer import Method, Servicer
 
 
-def servicer(
-    identity: Identity, description: Description, reloader: Reloader, limit: Limit
-) -> Servicer:
-    """Serve one model. ``limit`` bounds the answers."""
-    dialect = Oip(identity, [tensor.name for tensor in description.outputs], limit)
-    controls = Controls(identity, description, reloader)
+def servicer(models: Catalogue, reloader: Reloader, limit: Limit) -> Servicer:
+    """Serve the models that are there. ``limit`` bounds the answers."""
+    dialect = Oip(models, limit)
+    controls = Controls(models, reloader)
     return Servicer(
         inference.SERVICE,
         inference.file_set(),

@@ -8,16 +8,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tornado.web
 
 from pyfuncserver.config import NAME_PATTERN
 from pyfuncserver.model.call import Dialect
-from pyfuncserver.model.identity import Identity
-from pyfuncserver.model.seldon_metadata import output_names
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.protocol.rest import generate, scoring, seldon, v1, v2
 from pyfuncserver.protocol.rest.handler import Handler, Predict, Surroundings
 from pyfuncserver.protocol.rest.pages import docs, probes
@@ -26,6 +24,7 @@ from pyfuncserver.protocol.rest.pages import seldon as seldon_pages
 from pyfuncserver.protocol.rest.pages import v1 as v1_pages
 from pyfuncserver.protocol.rest.pages import v2 as v2_pages
 from pyfuncserver.protocol.rest.passthrough import Passthrough
+from pyfuncserver.protocol.rest.paths import everywhere
 from pyfuncserver.protocol.rest.prediction import Route
 from pyfuncserver.protocol.seldon_core import Feedback, Predictions
 
@@ -43,6 +42,9 @@ PAGES: tuple[tuple[str, type[Handler]], ...] = (
 )
 """What is answered beside predictions, whether there is a model in this process or not."""
 
+NAMELESS: tuple[type[Handler], ...] = (seldon_pages.Metadata,)
+"""Of these, what tells of a model that its path does not name."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -59,28 +61,29 @@ def endpoints(around: Surroundings) -> list[Endpoint]:
     """Give the dialects that are spoken over HTTP."""
     return [
         Endpoint(v1.PATHS, _passing(v1.V1(around.origin), around), v1.CONTENT_TYPE),
-        Endpoint(v2.PATHS, v2.V2(around.model, _output_names(around)), v2.CONTENT_TYPE),
+        Endpoint(v2.PATHS, v2.V2(around.models), v2.CONTENT_TYPE),
         *_seldon(around),
-        Endpoint(scoring.PATHS, scoring.Scoring(), scoring.CONTENT_TYPE),
-        Endpoint(generate.PATHS, generate.Generate(around.model), generate.CONTENT_TYPE),
+        Endpoint(_placed(scoring.PATHS, around), scoring.Scoring(), scoring.CONTENT_TYPE),
+        Endpoint(generate.PATHS, generate.Generate(around.models), generate.CONTENT_TYPE),
         Endpoint(
-            generate.STREAM_PATHS, generate.GenerateStream(around.model), generate.CONTENT_TYPE
+            generate.STREAM_PATHS, generate.GenerateStream(around.models), generate.CONTENT_TYPE
         ),
     ]
 
 
-def _output_names(around: Surroundings) -> list[str]:
-    return [tensor.name for tensor in around.description.outputs]
-
-
 def _seldon(around: Surroundings) -> list[Endpoint]:
-    messages, names = seldon.Json(), output_names(around.description)
-    predict = _passing(Predictions(seldon.NAME, messages, names), around)
+    messages = seldon.Json()
+    predict = _passing(Predictions(seldon.NAME, messages, around.models), around)
     feedback = Feedback(seldon.FEEDBACK_NAME, messages, around.count_feedback)
     return [
-        Endpoint(seldon.PATHS, predict, seldon.CONTENT_TYPE),
-        Endpoint(seldon.FEEDBACK_PATHS, feedback, seldon.CONTENT_TYPE),
+        Endpoint(_placed(seldon.PATHS, around), predict, seldon.CONTENT_TYPE),
+        Endpoint(_placed(seldon.FEEDBACK_PATHS, around), feedback, seldon.CONTENT_TYPE),
     ]
+
+
+def _placed(paths: tuple[str, ...], around: Surroundings) -> tuple[str, ...]:
+    """Give the paths of a dialect that names no model; in a repository one may stand before."""
+    return everywhere(paths) if around.models.is_repository else paths
 
 
 def _passing(dialect: Dialect, around: Surroundings) -> Dialect:
@@ -106,7 +109,11 @@ def metrics_application(around: Surroundings) -> tornado.web.Application:
 
 
 def _pages(around: Surroundings, pages: Iterable[tuple[str, type[Handler]]]) -> list[Any]:
-    routes: list[Any] = [(_pattern(path), page, {"around": around}) for path, page in pages]
+    routes: list[Any] = [
+        (_pattern(path), page, {"around": around})
+        for plain, page in pages
+        for path in (_placed((plain,), around) if page in NAMELESS else (plain,))
+    ]
     if around.metrics_path is not None:
         routes.append((re.escape(around.metrics_path), probes.Metrics, {"around": around}))
     return routes
@@ -138,9 +145,10 @@ def _log_nothing(_: tornado.web.RequestHandler) -> None:
 def predictions(around: Surroundings) -> dict[bytes, Route]:
     """Give the predictions that a transport may take past the application, by their paths."""
     return {
-        path.encode(): route
+        path.encode(): replace(route, model=key)
         for endpoint, route in _routes(around)
-        for path in _paths(endpoint.paths, around.model)
+        for template in endpoint.paths
+        for path, key in _paths(template, around.models)
     }
 
 
@@ -149,10 +157,7 @@ def _routes(around: Surroundings) -> Iterable[tuple[Endpoint, Route]]:
     if service is None:
         return
     for endpoint in endpoints(around):
-        route = Route(
-            endpoint.dialect, endpoint.content_type, service, around.tokens, around.model.full_name
-        )
-        yield endpoint, route
+        yield endpoint, Route(endpoint.dialect, endpoint.content_type, service, around.tokens)
 
 
 def _pattern(path: str) -> str:
@@ -162,7 +167,18 @@ def _pattern(path: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda found: named[found[1]], path)
 
 
-def _paths(templates: Iterable[str], model: Identity) -> Iterable[str]:
-    """Give all paths of a model."""
-    for template, name in product(templates, model.names):
-        yield template.format(full_name=model.full_name, model=name, version=model.version)
+def _paths(template: str, models: Catalogue) -> Iterable[tuple[str, str]]:
+    """Give the paths that a template stands for, each with the key of its model."""
+    if "{" not in template:
+        yield template, models.default
+        return
+    for entry in models:
+        identity = entry.identity
+        for name in identity.names:
+            path = template.format(full_name=name, model=name, version=identity.version)
+            if "{full_name}" in template:
+                key = models.full_key_of(name)
+            else:
+                key = models.key_of(name, identity.version if "{version}" in template else "")
+            if key in models:  # V1 does not know every name of a model
+                yield path, key

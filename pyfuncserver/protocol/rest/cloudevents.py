@@ -50,14 +50,14 @@ class Origin:
     """What an answer says of where it comes from."""
 
     type: str = TYPE
-    source: str = SOURCE
+    source: str = ""
+    """By default the model's, ``io.kserve.inference.<full name>``."""
     merges: bool = False
     """Whether the request's subject and schema go back, too, as its extensions do."""
 
     @classmethod
     def of(cls, config: Config) -> Origin:
-        source = config.ce_source or f"{SOURCE}{config.full_name}"
-        return cls(config.ce_type, source, config.ce_merge)
+        return cls(config.ce_type, config.ce_source, config.ce_merge)
 
 
 NO_ORIGIN = Origin()
@@ -71,6 +71,8 @@ class Event:
     data: Any
     """Parsed."""
     is_structured: bool
+    model: str
+    """The key of the model that it is for."""
 
     def reply(self, value: Any, origin: Origin) -> Reply:
         """Write the answer as an event, in the mode of this one.
@@ -80,7 +82,7 @@ class Event:
         attributes: Attributes = {
             "specversion": SPEC_VERSION,
             "id": str(uuid.uuid4()),
-            "source": origin.source,
+            "source": origin.source or f"{SOURCE}{self.model}",
             "type": origin.type,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(),
             **self._returned(origin.merges),
@@ -110,14 +112,14 @@ def decode(request: Request) -> Event:
     """Take a request that is an event apart. Raises: InvalidInput"""
     media_type = request.header(b"content-type") or b""
     if is_structured(media_type):
-        return _structured(request.body, media_type)
+        return _structured(request, media_type)
     return _binary(request)
 
 
-def _structured(body: bytes, media_type: bytes) -> Event:
+def _structured(request: Request, media_type: bytes) -> Event:
     if media_type.partition(b";")[0].strip().lower() != STRUCTURED.encode():
         raise InvalidInput(f"Events are taken one at a time, as {STRUCTURED}, or in binary mode")
-    event = _parsed(body)
+    event = _parsed(request.body)
     if not isinstance(event, dict):
         raise InvalidInput(f"An event of type {STRUCTURED} is a JSON object")
     members = {name: value for name, value in event.items() if value is not None}
@@ -126,7 +128,7 @@ def _structured(body: bytes, media_type: bytes) -> Event:
         for name, value in members.items()
         if name not in ("data", "data_base64")
     }
-    return Event(_checked(attributes), _data(event), is_structured=True)
+    return Event(_checked(attributes), _data(event), is_structured=True, model=request.model)
 
 
 def _data(event: Mapping[str, Any]) -> Any:
@@ -157,7 +159,8 @@ def _binary(request: Request) -> Event:
         name = header.lower()
         if name.startswith(_PREFIX):
             attributes[name[len(_PREFIX) :]] = _text(value)
-    return Event(_checked(attributes), _parsed(request.body), is_structured=False)
+    data = _parsed(request.body)
+    return Event(_checked(attributes), data, is_structured=False, model=request.model)
 
 
 def _text(value: str) -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pyfuncserver.protocol.rest.transport.connection import Limits, Phase, Transport
@@ -128,15 +129,18 @@ class HttpFront:
         if self._accepting:
             asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
 
-    async def drain(self, timeout_s: float, last: bool) -> bool:
+    async def drain(
+        self, timeout_s: float, last: bool, when_closed: Callable[[], None] = lambda: None
+    ) -> bool:
         """Stop accepting, answer what was accepted, close; False where that took too long.
 
-        ``last`` says that no process goes on listening: then the socket is shut for all of them,
+        ``when_closed`` is called when no new connection comes any more. ``last`` says that no process goes on listening: then the socket is shut for all of them,
         when what waits in it has been accepted.
         A connection without a request stays a moment, since one may be on its way.
         """
         self._connections.start_draining()
         await self._stop_accepting(last)
+        when_closed()
         started = time.monotonic()
         # There is no event for this.
         while self._open_connections(started) and time.monotonic() < started + timeout_s:  # noqa: ASYNC110

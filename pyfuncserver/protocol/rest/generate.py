@@ -12,8 +12,8 @@ from typing import Any
 from pyfuncserver.codec import json
 from pyfuncserver.errors import InvalidInput, ModelStatus, ServingError
 from pyfuncserver.model.call import Answer, Call, Form, Parts, Reply, Request, TextInput
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.failure import model_failed
-from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.rest import sse
 
 CONTENT_TYPE = "application/json"
@@ -30,8 +30,8 @@ class Generate:
 
     name = "v2_generate"
 
-    def __init__(self, model: Identity) -> None:
-        self._identity = {"model_name": model.name, "model_version": model.version}
+    def __init__(self, models: Catalogue) -> None:
+        self._models = models
 
     def decode(self, request: Request) -> Call:
         try:
@@ -39,16 +39,19 @@ class Generate:
         except json.JSONDecodeError as error:
             raise InvalidInput(f"Unrecognized request format: {error}") from None
         payload, id_ = _read(body)
-        known = self._identity if id_ is None else {**self._identity, ID: id_}
+        asked = self._models[request.model].identity
+        known = {"model_name": asked.name, "model_version": asked.version}
+        if id_ is not None:
+            known[ID] = id_
         return Call(Form.TEXT, payload, request.headers, origin=known, parts=self._parts(known))
 
     def _parts(self, known: dict[str, Any]) -> Parts | None:  # noqa: ARG002  see GenerateStream
         return None
 
     def encode(self, answer: Answer) -> Reply:
-        known = self._identity if answer.call is None else answer.call.origin
+        assert answer.call is not None
         try:
-            return Reply(json.dumps(_written(_joined(answer.value), known)), 200)
+            return Reply(json.dumps(_written(_joined(answer.value), answer.call.origin)), 200)
         except Exception as error:  # whatever the model's own objects do when they are read
             raise model_failed("The model's answer is not valid JSON", error) from error
 

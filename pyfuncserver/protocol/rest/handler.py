@@ -20,9 +20,8 @@ from tornado.iostream import StreamClosedError
 
 from pyfuncserver.errors import ServingError, Unauthenticated, UnsupportedMediaType
 from pyfuncserver.model.call import Reply, Request
-from pyfuncserver.model.description import Description
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.exchange import Exchange
-from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.pipe import Pipe
 from pyfuncserver.model.service import InferenceService
 from pyfuncserver.protocol import request_id
@@ -37,14 +36,14 @@ from pyfuncserver.utils.tokens import Tokens
 log = logging.getLogger(__name__)
 
 JSON = "application/json; charset=UTF-8"
-NOTHING_KNOWN = Description()
 
 
 @dataclass(frozen=True)
 class Surroundings:
     """What handlers need of the process that they are in."""
 
-    model: Identity
+    models: Catalogue
+    """Those that are there; where they are not in this process, nothing but their names."""
     scoreboard: Scoreboard
     slow_work: Executor
     """Where the exposition is rendered: it reads files and must not hold up the loop."""
@@ -52,12 +51,10 @@ class Surroundings:
     """None in the process that serves nothing but probes and metrics."""
     tokens: Tokens | None = None
     """What predictions have to bring, if anything."""
-    description: Description = NOTHING_KNOWN
-    """Of the model; empty where it is not in this process."""
     origin: Origin = NO_ORIGIN
     """Of the events that predictions are answered with, where they come as events."""
     reloader: Reloader | None = None
-    """Has the model loaded again; None where that cannot be asked for."""
+    """Has models loaded, again or not any more; None where that cannot be asked for."""
     has_docs: bool = True
     """Whether the API is documented by the server itself."""
     passes_payload: bool = False
@@ -192,11 +189,11 @@ class Predict(Handler):
 
     @property
     def model(self) -> str:
-        """The key of the model that is asked for; there is one where the path names none."""
-        identity, named = self.around.model, self.path_kwargs
+        """The key of the model that is asked for, or of the one that is meant by default."""
+        models, named = self.around.models, self.path_kwargs
         if "model" in named:
-            return identity.key_of(named["model"], named.get("version") or "")
-        return named.get("full_name", identity.full_name)
+            return models.key_of(named["model"], named.get("version") or "")
+        return models.full_key_of(named["full_name"]) if "full_name" in named else models.default
 
     async def _whole_body(self) -> bytes:
         """Give the body without its coding. Raises: as :func:`coding.decoded`"""

@@ -35,7 +35,7 @@ class Route:
     tokens: Tokens | None = None
     """What predictions have to bring, if anything."""
     model: str = ""
-    """The key of the model for which a transport may use it past the application."""
+    """The key of the model, where a transport takes predictions past the application."""
 
     def admit(self, authorization: str | None, timeout: str | None) -> float:
         """Give the deadline that a head sets.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyfuncserver.protocol.rest import scoring, seldon, v1, v2
+from pyfuncserver.protocol.rest.paths import without_model
 from pyfuncserver.protocol.rest.shape import Shape
 
 SHAPES: tuple[tuple[str, Shape], ...] = (
@@ -15,6 +16,7 @@ SHAPES: tuple[tuple[str, Shape], ...] = (
 
 def shape_of(path: str) -> Shape:
     """Give the shape of a path's errors; V1's where no other dialect has it."""
+    path = without_model(path)
     for beginning, shape in SHAPES:
         if path == beginning or path.startswith(f"{beginning}/"):
             return shape

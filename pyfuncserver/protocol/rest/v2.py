@@ -8,7 +8,6 @@ https://github.com/kserve/open-inference-protocol, and Triton's ``extension_bina
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from pyfuncserver.codec import json, outputs, tensors
 from pyfuncserver.codec.tensors import BYTES, Tensor
 from pyfuncserver.errors import InvalidInput, ModelStatus, ServingError
 from pyfuncserver.model.call import Answer, Call, Form, Reply, Request, RequestedOutput, Tensors
+from pyfuncserver.model.catalogue import Catalogue, Entry
 from pyfuncserver.model.failure import model_failed
-from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.open_inference import requested
 from pyfuncserver.protocol.rest.shape import Shape
 
@@ -35,16 +34,12 @@ _JSON_LENGTH = JSON_LENGTH.lower().encode()
 
 
 class V2:
-    """See :class:`~pyfuncserver.model.call.Dialect`. The content type is not looked at.
-
-    ``names`` are those of the model's outputs, as far as its signature has any.
-    """
+    """See :class:`~pyfuncserver.model.call.Dialect`. The content type is not looked at."""
 
     name = NAME
 
-    def __init__(self, identity: Identity, names: Sequence[str] = ()) -> None:
-        self._identity = identity
-        self._names = names
+    def __init__(self, models: Catalogue) -> None:
+        self._models = models
 
     def decode(self, request: Request) -> Call:
         head, rest = _divided(request.body, request.header(_JSON_LENGTH))
@@ -53,32 +48,20 @@ class V2:
         except json.JSONDecodeError as error:
             raise InvalidInput(f"The request is not JSON: {error}") from None
         payload = _payload(body, rest, request.id)
-        return Call(Form.TENSORS, payload, request.headers, request.context)
+        asked = self._models[request.model]
+        return Call(Form.TENSORS, payload, request.headers, request.context, asked)
 
     def encode(self, answer: Answer) -> Reply:
         assert answer.call is not None
         payload: Tensors = answer.call.payload
+        asked: Entry = answer.call.origin
         try:
-            found = outputs.tensors_of(answer.value, self._names)
-            return self._reply(_requested(found, payload), payload)
+            found = outputs.tensors_of(answer.value, asked.output_names)
+            return _reply(_requested(found, payload), payload, asked)
         except ServingError:
             raise
         except Exception as error:  # whatever the model's own objects do when they are read
             raise model_failed("The model's answer cannot be sent as tensors", error) from error
-
-    def _reply(self, found: list[tuple[Tensor, bool]], payload: Tensors) -> Reply:
-        raw: list[bytes] = []
-        body = {
-            "model_name": self._identity.name,
-            "model_version": self._identity.version,
-            "id": payload.id,
-            "outputs": [_output(tensor, is_binary, raw) for tensor, is_binary in found],
-        }
-        head = json.dumps(body)
-        if not raw:
-            return Reply(head, 200)
-        headers = ((JSON_LENGTH, str(len(head))),)
-        return Reply(b"".join((head, *raw)), 200, content_type=BINARY_CONTENT_TYPE, headers=headers)
 
     def error(self, error: ServingError) -> Reply:
         reason = str(error) if isinstance(error, ModelStatus) else ""
@@ -187,6 +170,21 @@ def _output_wish(place: int, head: dict[str, Any]) -> RequestedOutput:
 
 
 # The response
+
+
+def _reply(found: list[tuple[Tensor, bool]], payload: Tensors, asked: Entry) -> Reply:
+    raw: list[bytes] = []
+    body = {
+        "model_name": asked.identity.name,
+        "model_version": asked.identity.version,
+        "id": payload.id,
+        "outputs": [_output(tensor, is_binary, raw) for tensor, is_binary in found],
+    }
+    head = json.dumps(body)
+    if not raw:
+        return Reply(head, 200)
+    headers = ((JSON_LENGTH, str(len(head))),)
+    return Reply(b"".join((head, *raw)), 200, content_type=BINARY_CONTENT_TYPE, headers=headers)
 
 
 def _requested(found: list[Tensor], payload: Tensors) -> list[tuple[Tensor, bool]]:

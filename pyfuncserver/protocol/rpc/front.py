@@ -142,16 +142,22 @@ class RpcFront:
         """Answer NOT_SERVING to every health check from now on; requests are still answered."""
         self._health.enter_graceful_shutdown()
 
-    def drain(self, timeout_s: float, is_last: Callable[[], bool]) -> bool:
+    def drain(
+        self,
+        timeout_s: float,
+        is_last: Callable[[], bool],
+        when_closed: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Take no new calls, finish those at hand; False where that took too long. Blocks.
 
+        ``when_closed`` is called when no new connection comes any more, if others go on.
         ``is_last`` tells whether every worker drains. Then answers also wait until none of them
         listens, or a client that gets its answer here would bring its next call to one that is
         closing. Where it is not so, the connections have time to grow old and move on.
         """
         started = time.monotonic()
         deadline = started + timeout_s
-        self._leave(started + timeout_s * LEAVING_SHARE, is_last)
+        self._leave(started + timeout_s * LEAVING_SHARE, is_last, when_closed)
         last = is_last()
         if last:
             self.tell_not_serving()
@@ -167,7 +173,9 @@ class RpcFront:
         stopped.wait(left_s + 1)
         return is_idle
 
-    def _leave(self, deadline: float, is_last: Callable[[], bool]) -> None:
+    def _leave(
+        self, deadline: float, is_last: Callable[[], bool], when_closed: Callable[[], None]
+    ) -> None:
         """Take no new connection, and wait until the clients have moved to the other workers.
 
         Each connection is told to end when it is of age, by a way of HTTP/2 that loses no call
@@ -180,6 +188,7 @@ class RpcFront:
         time.sleep(HANDSHAKE_S)
         for listener in filter(sockets.is_listening, sockets.own_sockets(self._port)):
             sockets.stop_listening(listener)
+        when_closed()
         while time.monotonic() < deadline and not is_last():
             if not sockets.has_connections(self._port):
                 return

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 IDLE_POLL_S = 0.005
 ID_KEY = request_id.HEADER.lower()
+MODEL_KEY, VERSION_KEY = "model-name", "model-version"
+"""By which a call of a method whose messages name no model may name one."""
 
 
 class _Handlers(NamedTuple):
@@ -56,6 +58,7 @@ class PredictionCalls(grpc.GenericRpcHandler):
         authorize: Authorize | None = None,
     ) -> None:
         self._service = service
+        self._models = service.models
         self._methods = methods
         self._gate = gate
         self._calls = calls
@@ -213,11 +216,21 @@ class PredictionCalls(grpc.GenericRpcHandler):
         left_s = context.time_remaining()
         deadline = math.inf if left_s > FOREVER_S else time.monotonic() + left_s
         headers = partial(self._headers, context)
-        model = method.model(body)
+        model = method.model(body) if method.model is not None else self._model_of(context)
         return Request(
             model, body, id_, headers,
             context=context, deadline=deadline, is_wanted=context.is_active,
         )  # fmt: skip
+
+    def _model_of(self, context: grpc.ServicerContext) -> str:
+        """Give the key of the model that a call's metadata names, or that of the default."""
+        if not self._models.is_repository:
+            return self._models.default
+        metadata = context.invocation_metadata()
+        name = value_of(metadata, MODEL_KEY)
+        if name is None:
+            return self._models.default
+        return self._models.key_of(name, value_of(metadata, VERSION_KEY) or "")
 
     def _headers(self, context: grpc.ServicerContext) -> dict[str, str]:
         """Give what the model may see of a call's metadata."""

@@ -5,30 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyfuncserver.codec import seldon_proto
-from pyfuncserver.model.description import Description
-from pyfuncserver.model.identity import Identity
-from pyfuncserver.model.seldon_metadata import metadata_of, output_names
+from pyfuncserver.model.catalogue import Catalogue
+from pyfuncserver.model.seldon_metadata import metadata_of
 from pyfuncserver.protocol.limit import Limit
 from pyfuncserver.protocol.seldon.dialect import FEEDBACK_NAME, NAME, Proto
 from pyfuncserver.protocol.seldon_core import Feedback, Predictions
 from pyfuncserver.protocol.servicer import Control, Method, Servicer
 
 
-def servicers(
-    identity: Identity, description: Description, limit: Limit, count: Callable[[float], None]
-) -> list[Servicer]:
-    """Serve one model, for a message names none.
+def servicers(models: Catalogue, limit: Limit, count: Callable[[float], None]) -> list[Servicer]:
+    """Serve the models that are there; a message names none.
 
     ``limit`` bounds the answers; ``count`` is told the reward of each feedback.
     """
-    predictions = Predictions(NAME, Proto(limit), output_names(description))
-    predict = Method(predictions, lambda _: identity.full_name)
-    feedback = Method(Feedback(FEEDBACK_NAME, Proto(limit), count), lambda _: identity.full_name)
-    metadata = seldon_proto.write_metadata(metadata_of(identity, description))
+    wire = Proto(limit)
+    predict = Method(Predictions(NAME, wire, models))
+    feedback = Method(Feedback(FEEDBACK_NAME, wire, count))
+
+    def metadata(_: bytes) -> bytes:
+        entry = models.demand_loaded(models.default)
+        return seldon_proto.write_metadata(metadata_of(entry.identity, entry.description))
+
     methods = {"Predict": predict, "SendFeedback": feedback}
     return [
-        _servicer("Model", methods, {"Metadata": lambda _: metadata}),
-        _servicer("Seldon", methods, {"ModelMetadata": lambda _: metadata}),
+        _servicer("Model", methods, {"Metadata": metadata}),
+        _servicer("Seldon", methods, {"ModelMetadata": metadata}),
         _servicer("Generic", {"SendFeedback": feedback}, {}),
     ]
 

@@ -8,7 +8,6 @@ from pyfuncserver.protocol.servicer import Method, Servicer
 from pyfuncserver.protocol.upi.dialect import Upi
 
 
-def servicer(model: str, limit: Limit) -> Servicer:
-    """Serve one model, for a request names none. ``limit`` bounds the answers."""
-    method = Method(Upi(limit), lambda _: model)
-    return Servicer(upi.SERVICE, upi.file_set(), {upi.METHOD: method})
+def servicer(limit: Limit) -> Servicer:
+    """Serve the models that are there; a request names none. ``limit`` bounds the answers."""
+    return Servicer(upi.SERVICE, upi.file_set(), {upi.METHOD: Method(Upi(limit))})

@@ -26,10 +26,10 @@ PROLOGUE = """
             ours = instruments.Instruments()
             models = Counter("model_calls", "The model's own.")
             for _ in range(requests):
-                ours.requests.labels("v1", "200").inc()
-                ours.duration.labels("v1").observe(0.002)
+                ours.requests.labels("m-1", "v1", "200").inc()
+                ours.duration.labels("m-1", "v1").observe(0.002)
                 models.inc()
-            ours.in_flight.labels("v1").inc(in_flight)
+            ours.in_flight.labels("m-1", "v1").inc(in_flight)
             ours.model.labels("m", "1", "m-1", "p", "plain", "l").set(1)
             return 0
 
@@ -69,11 +69,12 @@ def test_processes_are_summed(scraped: Callable[[str], dict[str, float]]) -> Non
     process("1", 4, in_flight=2)
     show()
     """)
-    assert found["pyfuncserver_requests_total{code=200,dialect=v1}"] == 7
-    assert found["pyfuncserver_request_duration_seconds_count{dialect=v1}"] == 7
-    assert found["pyfuncserver_request_duration_seconds_bucket{dialect=v1,le=0.001}"] == 0
-    assert found["pyfuncserver_request_duration_seconds_bucket{dialect=v1,le=0.0025}"] == 7
-    assert found["pyfuncserver_requests_in_flight{dialect=v1}"] == 3
+    assert found["pyfuncserver_requests_total{code=200,dialect=v1,model=m-1}"] == 7
+    assert found["pyfuncserver_request_duration_seconds_count{dialect=v1,model=m-1}"] == 7
+    bucket = "pyfuncserver_request_duration_seconds_bucket"
+    assert found[f"{bucket}{{dialect=v1,le=0.001,model=m-1}}"] == 0
+    assert found[f"{bucket}{{dialect=v1,le=0.0025,model=m-1}}"] == 7
+    assert found["pyfuncserver_requests_in_flight{dialect=v1,model=m-1}"] == 3
     assert found["model_calls_total"] == 7
     info = [name for name in found if name.startswith("pyfuncserver_model_info{")]
     assert [found[name] for name in info] == [1]
@@ -91,7 +92,7 @@ def test_successor_goes_on_counting(
     process("0", 1, in_flight=0)
     show()
     """)
-    assert found["pyfuncserver_requests_total{code=200,dialect=v1}"] == 8
+    assert found["pyfuncserver_requests_total{code=200,dialect=v1,model=m-1}"] == 8
     assert found["model_calls_total"] == 8
     names = [path.name for path in tmp_path.iterdir()]
     assert names
@@ -108,8 +109,8 @@ def test_what_was_in_flight_in_the_dead_is_forgotten(
     directory.retire(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), "0")
     show()
     """)
-    assert found["pyfuncserver_requests_in_flight{dialect=v1}"] == 1
-    assert found["pyfuncserver_requests_total{code=200,dialect=v1}"] == 2
+    assert found["pyfuncserver_requests_in_flight{dialect=v1,model=m-1}"] == 1
+    assert found["pyfuncserver_requests_total{code=200,dialect=v1,model=m-1}"] == 2
 
 
 def test_identity_changes_after_a_fork(run_script: Script, tmp_path: Path) -> None:
@@ -179,11 +180,11 @@ def test_format_is_what_accept_asks_for(run_script: Script, tmp_path: Path) -> N
     *plain, (open_type, open_text) = json.loads(printed)
     for content_type, text in plain:
         assert content_type.startswith("text/plain")
-        assert samples(text)["pyfuncserver_requests_total{code=200,dialect=v1}"] == 3
+        assert samples(text)["pyfuncserver_requests_total{code=200,dialect=v1,model=m-1}"] == 3
     assert open_type.startswith("application/openmetrics-text")
     assert open_text.endswith("# EOF\n")
     assert "# TYPE pyfuncserver_requests counter" in open_text
-    assert 'pyfuncserver_requests_total{code="200",dialect="v1"} 3.0' in open_text
+    assert 'pyfuncserver_requests_total{code="200",dialect="v1",model="m-1"} 3.0' in open_text
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", b"\xff" * 64, b"\x40\0\0\0" + b"x" * 60])
@@ -195,7 +196,7 @@ def test_a_torn_file_hides_no_other(
     process("0", 3)
     show()
     """)
-    assert found["pyfuncserver_requests_total{code=200,dialect=v1}"] == 3
+    assert found["pyfuncserver_requests_total{code=200,dialect=v1,model=m-1}"] == 3
     assert found["model_calls_total"] == 3
     assert found["pyfuncserver_model_generation"] == 0
 

@@ -236,7 +236,7 @@ def test_what_is_counted_is_in_the_file_when_the_process_is_killed(
     pid = os.fork()
     if pid == 0:
         instruments.set_identity("0")
-        meters = Meters(Instruments(), "v1")
+        meters = Meters(Instruments(), "m-1", "v1")
         for number in range(1000):
             meters.arrive()
             meters.enter_at_once()
@@ -269,7 +269,7 @@ def test_threads_lose_no_count(run: Callable[[str], str]) -> None:
     from pyfuncserver.metrics.meters import THREAD, Meters
     sys.setswitchinterval(1e-6)
     ours = Instruments()
-    meters = Meters(ours, "v1")
+    meters = Meters(ours, "m-1", "v1")
 
     def work():
         for _ in range(2000):
@@ -277,7 +277,7 @@ def test_threads_lose_no_count(run: Callable[[str], str]) -> None:
             meters.queue()
             meters.leave_queue(0.5)
             meters.settle(200, "internal", (THREAD, 0.25))
-            ours.requests.labels("v1", "200").inc()
+            ours.requests.labels("m-1", "v1", "200").inc()
             count(["a"])
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -287,9 +287,9 @@ def test_threads_lose_no_count(run: Callable[[str], str]) -> None:
         thread.join()
     found = totals()
     assert found[("a",)] == 8000
-    assert found[("200", "v1")] == 16000
+    assert found[("200", "v1", "m-1")] == 16000
     assert meters._in_flight.get() == meters._waiting.get() == 0
-    assert ours.duration.labels("v1")._sum.get() == 2000
+    assert ours.duration.labels("m-1", "v1")._sum.get() == 2000
     """)
 
 

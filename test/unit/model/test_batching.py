@@ -22,7 +22,7 @@ from pyfuncserver.model.call import Answer, Call, Predictions, Reply, Request
 from pyfuncserver.model.exchange import Exchange
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.plain import Prepared
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 from pyfuncserver.protocol.rest.v1 import V1
 
 WAIT_S = 30
@@ -102,7 +102,7 @@ class Client:
         self.lane = BatchingLane(
             lane, width, depth, Batcher(model, size), assembly, self.instruments
         )
-        self.service = InferenceService({"m": model}, self.instruments, self.lane)
+        self.service = InferenceService({"m": Stand(model, self.lane)}, self.instruments)
 
     def note_stuck(self) -> None:
         self.stuck += 1
@@ -114,7 +114,7 @@ class Client:
         return Sent(self.service.submit(V1(), request, replies.put), replies)
 
     def waiting(self) -> float:
-        return self.instruments.waiting.labels("v1")._value.get()
+        return self.instruments.waiting.labels("m", "v1")._value.get()
 
     def batches(self, why: str) -> float:
         return self.instruments.batches.labels(why)._value.get()

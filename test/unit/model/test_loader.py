@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyfuncserver.errors import StartupError
-from pyfuncserver.model import loader
+from pyfuncserver.model import kinds, loader
 
 
 def refusal(address: Path | str) -> str:
@@ -85,7 +85,7 @@ def test_model_is_loaded(echo_model: Path, run_script: Callable[..., str]) -> No
     printed = run_script(f"""
         import warnings
         warnings.simplefilter("ignore")
-        from pyfuncserver.model import loader
+        from pyfuncserver.model import kinds, loader
         for address in ({str(echo_model)!r}, "file://" + {str(echo_model)!r}):
             model = loader.load(address)
             assert model.address == address
@@ -97,7 +97,7 @@ def test_model_is_loaded(echo_model: Path, run_script: Callable[..., str]) -> No
 def test_nothing_of_mlflow_is_imported_before_a_load(run_script: Callable[..., str]) -> None:
     run_script("""
         import sys
-        from pyfuncserver.model import loader
+        from pyfuncserver.model import kinds, loader
         assert "mlflow" not in sys.modules
     """)
 
@@ -143,7 +143,8 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 def given_to(path: Path, parameters: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return loader.load(str(path), parameters).pyfunc._model_impl.given
+        options = kinds.Options(parameters=parameters)
+        return loader.load(str(path), options=options).pyfunc._model_impl.given
 
 
 def test_parameters_take_the_place_of_what_the_model_was_saved_with(

@@ -16,7 +16,7 @@ from pyfuncserver.errors import InvalidInput, ServingError, TooLarge
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Reply, Request
 from pyfuncserver.model.lane import Lane
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 from pyfuncserver.utils import logs
 
 SECRET = "our own secret"
@@ -86,7 +86,7 @@ def ask(
     model: str = "m-1",
     logs_all: bool = True,
 ) -> Reply:
-    service = InferenceService({"m-1": Runner(answer)}, instruments, Lane(1, 10), logs_all)
+    service = InferenceService({"m-1": Stand(Runner(answer), Lane(1, 10))}, instruments, logs_all)
     return service.handle(Lines(), Request(model, body, "id-1", {}))
 
 
@@ -143,7 +143,7 @@ def test_requests_of_several_threads_are_all_counted(instruments: Instruments) -
         together.wait()
         return "ok"
 
-    service = InferenceService({"m-1": Runner(answer)}, instruments, Lane(8, 0))
+    service = InferenceService({"m-1": Stand(Runner(answer), Lane(8, 0))}, instruments)
     request = Request("m-1", b"x", "id", {})
     threads = [threading.Thread(target=service.handle, args=(Lines(), request)) for _ in range(8)]
     for thread in threads:
@@ -227,7 +227,7 @@ class Desk:
     def __init__(self, instruments: Instruments, lane: Lane) -> None:
         self.instruments = instruments
         self.lane = lane
-        self.service = InferenceService({"m-1": Runner(self._answer)}, instruments, lane)
+        self.service = InferenceService({"m-1": Stand(Runner(self._answer), lane)}, instruments)
         self.handed: list[str] = []
         self.replies: dict[str, list[Reply]] = {}
         self.gates: dict[str, threading.Event] = {}
@@ -388,7 +388,7 @@ def test_answer_after_the_deadline_is_none(instruments: Instruments, width: int)
         time.sleep(0.06)
         return "late"
 
-    service = InferenceService({"m-1": Runner(take_too_long)}, instruments, Lane(width, 0))
+    service = InferenceService({"m-1": Stand(Runner(take_too_long), Lane(width, 0))}, instruments)
     reply = service.handle(Lines(), request("x", deadline=time.monotonic() + 0.05))
     assert reply.status == 504
 
@@ -432,7 +432,7 @@ def test_answered_on_the_callers_thread_where_that_may_be(
 ) -> None:
     threads: list[threading.Thread] = []
     runner = Runner(lambda call: threads.append(threading.current_thread()))
-    service = InferenceService({"m-1": runner}, instruments, Lane(width, 1))
+    service = InferenceService({"m-1": Stand(runner, Lane(width, 1))}, instruments)
     waited: list[Any] = []
     assert service.handle(Lines(), request("x"), waited.append).status == 200
     assert (threads[0] is threading.current_thread()) == is_here
@@ -539,7 +539,7 @@ def test_what_fails_on_the_loop_is_counted_and_logged(
     status: int,
     kind: str,
 ) -> None:
-    service = InferenceService({"m-1": Runner(answer)}, instruments, short_lane())
+    service = InferenceService({"m-1": Stand(Runner(answer), short_lane())}, instruments)
     replies: list[Reply] = []
     service.submit(Lines(), Request(model, body, "id-1"), replies.append)
     assert [reply.status for reply in replies] == [status]

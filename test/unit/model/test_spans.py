@@ -35,7 +35,7 @@ from pyfuncserver.model.batching import BatchingLane
 from pyfuncserver.model.call import Answer, Call, Complete, Form, Predictions, Reply, Request
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.plain import Prepared
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 from pyfuncserver.model.spans import Spans
 from pyfuncserver.protocol.rest.v1 import V1
 
@@ -99,7 +99,7 @@ class Traced:
 
     def service(self, answer: Callable[[Call], Any], lane: Any = None) -> InferenceService:
         lane = lane or Lane(2, 10)
-        return InferenceService({"m": Runner(answer)}, Instruments(), lane, spans=self.spans)
+        return InferenceService({"m": Stand(Runner(answer), lane)}, Instruments(), spans=self.spans)
 
     def ended(self) -> dict[str, ReadableSpan]:
         """Give the spans that have ended, by name; each name once."""
@@ -316,7 +316,7 @@ def batched(traced: Traced, *rows: list[float], sampled: str = "") -> list[Reply
     model: Any = Rows(traced.tracer)
     assembly: Assembly[Ticket] = Assembly(size, 60)
     lane = BatchingLane(Lane(1, 1), 1, 100, Batcher(model, size), assembly, instruments)
-    service = InferenceService({"m": model}, instruments, lane, spans=traced.spans)
+    service = InferenceService({"m": Stand(model, lane)}, instruments, spans=traced.spans)
     replies: list[SimpleQueue[Reply]] = [SimpleQueue() for _ in rows]
     for number, (row, queue) in enumerate(zip(rows, replies, strict=True)):
         context = {"traceparent": PARENT.format(sampled[number])} if sampled else {}

@@ -16,7 +16,7 @@ from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request
 from pyfuncserver.model.lane import Lane
 from pyfuncserver.model.pipe import MOST_PARTS, Pipe
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 
 WAIT_S = 30
 
@@ -59,7 +59,7 @@ class Scene:
     def __init__(self, lane: Lane | None = None) -> None:
         self.instruments = Instruments()
         self.lane = lane or Lane(1, 1)
-        self.service = InferenceService({"m": self}, self.instruments, self.lane)
+        self.service = InferenceService({"m": Stand(self, self.lane)}, self.instruments)
         self.replies: list[Reply] = []
         self.made: list[Any] = []
         self.notes: list[str] = []
@@ -356,4 +356,4 @@ def test_many_streams_and_clients_that_go_at_any_time() -> None:
     wait_until(lambda: scene.lane.running == 0, WAIT_S)
     assert scene.value("requests_total") == count
     assert scene.value("requests_in_flight") == 0
-    assert not any(desk.streams for desk in scene.service._desks.values())
+    assert scene.service.cut_streams() == 0

@@ -188,6 +188,36 @@ def test_memory(tree: Tree, files: dict[str, str], available: int | None) -> Non
     assert cgroups.memory_available_bytes(root) == available
 
 
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            {**V2, **memory_v2(f"{V2_TOP}/a/b", f"{512 * MIB}", 12 * MIB, 0)},
+            "512 MiB of memory (cgroup limit), 500 MiB available",
+        ),
+        (
+            {
+                **V1,
+                **memory_v1(f"{MEMORY1}/a/b", 512 * MIB, 12 * MIB, 0),
+                **memory_v1(f"{MEMORY1}/a", 256 * MIB, 56 * MIB, 0),
+            },
+            "256 MiB of memory (cgroup limit), 200 MiB available",
+        ),
+        (
+            {**V2, **MEMINFO, **memory_v2(f"{V2_TOP}/a/b", "max", 7, 0)},
+            "no memory limit, 0 MiB available",
+        ),
+        ({}, "no memory limit"),
+    ],
+    ids=["v2", "v1-ancestor", "machine", "nothing"],
+)
+def test_memory_is_told(tree: Tree, files: dict[str, str], told: str) -> None:
+    assert cgroups.describe_memory(tree(files)) == told
+
+
 VMSTAT = {"proc/vmstat": "nr_free_pages 7\noom_kill 40\n"}
 
 

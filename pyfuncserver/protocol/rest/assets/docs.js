@@ -1,7 +1,7 @@
 "use strict";
 
 SwaggerUIBundle({
-  url: "openapi.json",
+  url: `openapi.json${location.search}`, // ?model=NAME&version=VERSION
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,

@@ -44,7 +44,7 @@ def paths(subject: Subject) -> Paths:
         "/version": {"get": _get("mlflowVersion", "The version of MLflow", version)},
     }
     if subject.has_predictions:
-        found["/invocations"] = {"post": _invocations(subject)}
+        found[f"{subject.front}/invocations"] = {"post": _invocations(subject)}
     return found
 
 

@@ -39,7 +39,10 @@ def paths(subject: Subject) -> Paths:
         "200": response("It is.", content(ref("schemas", "SeldonResponse"))),
         **errors([503], ERROR),
     }
-    metadata = {"200": response("In Seldon's words.", content(_metadata()))}
+    metadata = {
+        "200": response("In Seldon's words.", content(_metadata())),
+        **errors([503], ERROR),
+    }
     alive = {"200": response("It does.", content({"const": "pong"}, TEXT))}
     found: Paths = {
         "/health/ping": {"get": _get("seldonPing", "Whether the process answers", alive)}
@@ -49,12 +52,13 @@ def paths(subject: Subject) -> Paths:
         ready = _get(f"seldonStatus{suffix}", summary, status)
         found[f"{root}/health/status"] = {"get": ready}
         summary = "What the model takes and gives"
-        found[f"{root}/metadata"] = {"get": _get(f"seldonModel{suffix}", summary, metadata)}
+        model = _get(f"seldonModel{suffix}", summary, metadata)
+        found[f"{subject.front}{root}/metadata"] = {"get": model}
     if subject.has_predictions:
         for place, path in enumerate(PATHS):
-            found[path] = {"post": _predict(subject, place)}
+            found[f"{subject.front}{path}"] = {"post": _predict(subject, place)}
         for place, path in enumerate(FEEDBACK_PATHS):
-            found[path] = {"post": _feedback(subject, place)}
+            found[f"{subject.front}{path}"] = {"post": _feedback(subject, place)}
     return found
 
 

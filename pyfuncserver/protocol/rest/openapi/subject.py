@@ -33,6 +33,17 @@ class Subject:
     """Whether the model gets bodies as they come, in V1 and Seldon's REST."""
     metrics_path: str | None = "/metrics"
     """None where metrics are on a port of their own."""
+    also_named: tuple[str, ...] = ()
+    """What V1 calls it beside its full name."""
+    is_alone: bool = True
+    """Whether there is no other model here."""
+    front: str = ""
+    """What its paths have in front in the dialects that name no model."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What V2 calls it, whatever its version; its bare name may be that of a later one."""
+        return self.model.names if self.is_alone else (self.model.full_name, *self.also_named)
 
     @property
     def is_open(self) -> bool:

@@ -61,19 +61,25 @@ def schemas(subject: Subject) -> dict[str, Any]:
 
 
 def _models(subject: Subject) -> Any:
-    names = schema.array({"const": subject.model.full_name})
+    names = schema.array(
+        {"const": subject.model.full_name} if subject.is_alone else {"type": "string"}
+    )
     return response("Their full names.", content(schema.whole({"models": names})))
 
 
 def _readiness(subject: Subject) -> Any:
-    body = schema.whole({"name": {"const": subject.model.full_name}, "ready": {"const": True}})
+    body = schema.whole({"name": {"enum": _names(subject)}, "ready": {"const": True}})
     responses = {"200": response("It is.", content(body)), **errors([404, 503], ERROR)}
     summary = "Whether a model is ready"
     return _get("v1Ready", summary, responses, parameters=[_name(subject)])
 
 
 def _name(subject: Subject) -> Any:
-    return path_parameter("full_name", [subject.model.full_name], "The model's full name.")
+    return path_parameter("full_name", _names(subject), "The model's full name.")
+
+
+def _names(subject: Subject) -> list[str]:
+    return [subject.model.full_name, *subject.also_named]
 
 
 def _predict(subject: Subject) -> Any:

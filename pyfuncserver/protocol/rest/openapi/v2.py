@@ -82,7 +82,7 @@ def schemas(subject: Subject) -> dict[str, Any]:
         "V2Model": _object(
             {
                 "name": {"const": name},
-                "versions": schema.array({"const": version}),
+                "versions": schema.array(_TEXT),
                 "platform": _TEXT,
                 "inputs": schema.array(ref("schemas", "V2Metadata")),
                 "outputs": schema.array(ref("schemas", "V2Metadata")),
@@ -97,8 +97,8 @@ def schemas(subject: Subject) -> dict[str, Any]:
         ),
         "V2State": _object(
             {
-                "name": {"const": name},
-                "version": {"const": version},
+                "name": {"const": name} if subject.is_alone else _TEXT,
+                "version": {"const": version} if subject.is_alone else _TEXT,
                 "state": {"enum": ["READY", "UNAVAILABLE"]},
                 "reason": _TEXT,
             }
@@ -271,25 +271,27 @@ def _not_ready() -> dict[str, Operation]:
 
 
 def _models(subject: Subject) -> dict[str, Operation]:
-    names = schema.array({"const": subject.model.name})
+    names = schema.array({"const": subject.model.name} if subject.is_alone else _TEXT)
     return {"200": response("Their names.", content(_object({"models": names})))}
 
 
 def _named(subject: Subject, suffix: str = "") -> list[Operation]:
-    model = path_parameter("model", subject.model.names, "The model's name, or its full one.")
+    names = subject.model.names if suffix else subject.names
+    model = path_parameter("model", names, "The model's name, or its full one.")
     version = path_parameter("version", [subject.model.version], "The model's version.")
     return [model, version] if suffix else [model]
 
 
 def _metadata(subject: Subject, suffix: str) -> Operation:
     found = _answer("V2Model") if subject.has_predictions else errors([501], ERROR)
-    responses = {**found, **errors([404], ERROR)}
+    responses = {**found, **errors([404, 503], ERROR)}
     summary = "What the model takes and gives"
     return _get(f"v2Model{suffix}", summary, responses, parameters=_named(subject, suffix))
 
 
 def _model_ready(subject: Subject, suffix: str) -> Operation:
-    body = _object({"name": {"enum": list(subject.model.names)}, "ready": {"const": True}})
+    names = list(subject.model.names if suffix else subject.names)
+    body = _object({"name": {"enum": names}, "ready": {"const": True}})
     responses = {
         "200": response("It is.", content(body)), **_not_ready(), **errors([404], ERROR)
     }  # fmt: skip
@@ -374,28 +376,23 @@ def _index(subject: Subject) -> Operation:
 
 
 def _load(subject: Subject) -> Operation:
-    done = response("All workers serve it.", content({"type": "object", "maxProperties": 0}))
+    return _change(subject, "v2Load", "Load the model, again or anew", "All workers serve it.")
+
+
+def _unload(subject: Subject) -> Operation:
+    return _change(subject, "v2Unload", "Unload the model", "No worker has it any more.")
+
+
+def _change(subject: Subject, name: str, summary: str, what: str) -> Operation:
+    done = response(what, content({"type": "object", "maxProperties": 0}))
     failures = errors([400, 404, 500, 503, 504], ERROR)
     return control(
         subject,
         {"200": done, **failures} if subject.has_predictions else errors([404, 501], ERROR),
         ERROR,
         tags=[TAG],
-        operationId="v2Load",
-        summary="Load the model again",
+        operationId=name,
+        summary=summary,
         parameters=[*_named(subject), ref("parameters", "Timeout")],
-        requestBody={"content": content({"type": "object"})},
-    )
-
-
-def _unload(subject: Subject) -> Operation:
-    return control(
-        subject,
-        errors([404, 501], ERROR),
-        ERROR,
-        tags=[TAG],
-        operationId="v2Unload",
-        summary="Not possible: this server is there for its one model",
-        parameters=_named(subject),
         requestBody={"content": content({"type": "object"})},
     )

@@ -7,12 +7,12 @@ and the browser is told to refuse whatever else it might be asked to fetch.
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
 from pathlib import Path
 
 import tornado.web
 
 from pyfuncserver.model.call import Reply
+from pyfuncserver.model.catalogue import Entry
 from pyfuncserver.protocol.rest.handler import Handler, Surroundings
 from pyfuncserver.protocol.rest.openapi import interface
 from pyfuncserver.protocol.rest.openapi.document import render
@@ -43,25 +43,28 @@ CODE, FLAVOURS = "mlflow.pyfunc.model", "mlflow."
 
 
 class Book:
-    """The document of a process, written when it is first asked for. Not thread-safe."""
+    """The documents of a process, one a model, written when first asked for. Not thread-safe."""
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._texts: dict[str, bytes] = {}
 
-    def written(self) -> bytes:
-        """Give the document as JSON. Where there are many columns that takes a while."""
-        return self._text
+    def written(self, key: str) -> bytes:
+        """Give a model's document as JSON. Where there are many columns that takes a while."""
+        text = self._texts.get(key)
+        if text is None:
+            entry = self._around.models[key]
+            text = self._texts[key] = render(subject_of(self._around, entry))
+        return text
 
-    @cached_property
-    def _text(self) -> bytes:
-        return render(subject_of(self._around))
 
-
-def subject_of(around: Surroundings) -> Subject:
-    """Say what a process's document is about."""
-    description = around.description
+def subject_of(around: Surroundings, entry: Entry) -> Subject:
+    """Say what the document of a model is about."""
+    models, identity, description = around.models, entry.identity, entry.description
+    is_default = identity.full_name == models.default
+    is_latest = models.is_repository and models.key_of(identity.name) == identity.full_name
     return Subject(
-        model=around.model,
+        model=identity,
         interface=interface.of(description),
         inputs=tuple(description.inputs),
         forms=description.forms,
@@ -72,6 +75,9 @@ def subject_of(around: Surroundings) -> Subject:
         is_raw=bool(getattr(description.signature, "_is_signature_from_type_hint", False)),
         passes_payload=around.passes_payload,
         metrics_path=around.metrics_path,
+        also_named=(identity.name,) if is_latest else (),
+        is_alone=not models.is_repository,
+        front="" if is_default else f"/models/{identity.name}/versions/{identity.version}",
     )
 
 
@@ -96,11 +102,15 @@ class Bound(Handler):
 
 
 class OpenApi(Bound):
-    """``GET /openapi.json``"""
+    """``GET /openapi.json``, of the model that ``?model=`` and ``version=`` name, or the default"""
 
     async def get(self) -> None:
+        models = self.around.models
+        name, version = self.get_query_argument("model", ""), self.get_query_argument("version", "")
+        key = models.key_of(name, version) if name else models.any
+        models.demand(key)
         loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(self.around.slow_work, self.book.written)
+        text = await loop.run_in_executor(self.around.slow_work, self.book.written, key)
         self.send(Reply(text, 200), "application/json")
 
 

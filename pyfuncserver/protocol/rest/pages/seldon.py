@@ -22,7 +22,7 @@ class Status(Handler):
 
     def get(self) -> None:
         if not self.around.scoreboard.is_ready:
-            raise NotReady(f"Model with full name {self.around.model.full_name} is not ready.")
+            raise NotReady("The model is not ready.")
         message = seldon.answer_of([], seldon.NOTHING)
         self.send(Reply(json.dumps(seldon.body_of(message)), 200), CONTENT_TYPE)
 
@@ -30,8 +30,10 @@ class Status(Handler):
 class Metadata(Handler):
     """``GET /metadata``"""
 
-    def get(self) -> None:
-        body = metadata_of(self.around.model, self.around.description)
+    def get(self, model: str = "", version: str = "") -> None:
+        models = self.around.models
+        asked = models.demand_loaded(models.key_of(model, version) if model else models.default)
+        body = metadata_of(asked.identity, asked.description)
         self.send(Reply(json.dumps(body), 200), CONTENT_TYPE)
 
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (V2): health, metadata, and the repository of the one model."""
+"""The Open Inference Protocol (V2): health, metadata, and the repository."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 from pyfuncserver import __version__
 from pyfuncserver.codec import json
-from pyfuncserver.errors import InvalidInput, NotReady, Unauthenticated, UnknownModel, Unsupported
+from pyfuncserver.errors import InvalidInput, NotReady, Unauthenticated, Unsupported
 from pyfuncserver.model.call import Reply
+from pyfuncserver.model.catalogue import Entry
 from pyfuncserver.model.description import TensorMetadata
-from pyfuncserver.protocol.open_inference import EXTENSIONS, SERVER
+from pyfuncserver.orders import Action
+from pyfuncserver.protocol.open_inference import EXTENSIONS, SERVER, asked_name, index
 from pyfuncserver.protocol.rest import deadline
 from pyfuncserver.protocol.rest.handler import Handler
 from pyfuncserver.protocol.rest.prediction import AUTHORIZATION
@@ -25,11 +27,9 @@ class Page(Handler):
     def answer(self, body: Any, status: int = 200) -> None:
         self.send(Reply(json.dumps(body), status), CONTENT_TYPE)
 
-    def check(self, model: str, version: str = "") -> None:
-        """Raises: UnknownModel where it is not the one that is there"""
-        key = self.around.model.key_of(model, version)
-        if key != self.around.model.full_name:
-            raise UnknownModel(key)
+    def asked(self, model: str, version: str = "") -> Entry:
+        """Give the entry of a model. Raises: UnknownModel"""
+        return self.around.models.demand(self.around.models.key_of(model, version))
 
 
 class Server(Page):
@@ -58,21 +58,23 @@ class Models(Page):
     """``GET /v2/models``"""
 
     def get(self) -> None:
-        self.answer({"models": [self.around.model.name]})
+        names = dict.fromkeys(e.identity.name for e in self.around.models if e.is_loaded)
+        self.answer({"models": list(names)})
 
 
 class Model(Page):
     """``GET /v2/models/{model}``, where there is a model in this process."""
 
     def get(self, model: str, version: str = "") -> None:
-        self.check(model, version)
+        models, entry = self.around.models, self.asked(model, version)
         if self.around.service is None:
             raise Unsupported("This port has no metadata of the model: it serves only health")
-        described = self.around.description
+        described = models.demand_loaded(entry.identity.full_name).description
+        versions = models.versions_of(entry.identity.name)
         self.answer(
             {
-                "name": self.around.model.name,
-                "versions": [self.around.model.version],
+                "name": entry.identity.name,
+                "versions": [one.identity.version for one in versions if one.is_loaded],
                 "platform": described.platform,
                 "inputs": [_plain(tensor) for tensor in described.inputs],
                 "outputs": [_plain(tensor) for tensor in described.outputs],
@@ -84,8 +86,7 @@ class ModelReady(Page):
     """``GET /v2/models/{model}/ready``"""
 
     def get(self, model: str, version: str = "") -> None:
-        self.check(model, version)
-        is_ready = self.around.scoreboard.is_ready
+        is_ready = self.asked(model, version).is_loaded and self.around.scoreboard.is_ready
         self.answer({"name": model, "ready": is_ready}, 200 if is_ready else 503)
 
 
@@ -128,6 +129,16 @@ class Repository(Page):
             raise InvalidInput("Expected a JSON object")
         return found
 
+    async def change(self, action: Action, model: str) -> None:
+        """Have a model loaded or unloaded, and answer when that has been done."""
+        reloader = self.around.reloader
+        if reloader is None:
+            raise NotReady("No model can be loaded from here")
+        name = asked_name(self.around.models, reloader, model)
+        until = deadline.of(self.request.headers.get(deadline.HEADER))
+        await reloader.change(action, name, until)
+        self.answer({})
+
 
 class Index(Repository):
     """``POST /v2/repository/index``"""
@@ -137,38 +148,28 @@ class Index(Repository):
         if not isinstance(wants_ready, bool):
             raise InvalidInput('"ready" must be true or false')
         is_ready = self.around.scoreboard.is_ready
-        entry = {
-            "name": self.around.model.name,
-            "version": self.around.model.version,
-            "state": "READY" if is_ready else "UNAVAILABLE",
-            "reason": "" if is_ready else "The server is not ready",
-        }
-        self.answer([entry] if is_ready or not wants_ready else [])
+        self.answer(index(self.around.models, is_ready, wants_ready))
 
 
 class Load(Repository):
-    """``POST /v2/repository/models/{model}/load``: the model is loaded again.
+    """``POST /v2/repository/models/{model}/load``: the model is loaded, again or anew.
 
-    The answer comes when all workers have the new one; until then the old one serves, and after a
-    load that has failed.
+    The answer comes when all workers have it; until then the old one serves, and after a load that
+    has failed.
     """
 
     async def post(self, model: str) -> None:
-        self.check(model)
         if self.told().get("parameters"):
             raise InvalidInput("The model is loaded as the server is set: there are no parameters")
-        if self.around.reloader is None:
-            raise NotReady("The model cannot be loaded again from here")
-        await self.around.reloader.reload(deadline.of(self.request.headers.get(deadline.HEADER)))
-        self.answer({})
+        await self.change(Action.LOAD, model)
 
 
 class Unload(Repository):
-    """``POST /v2/repository/models/{model}/unload``: this server has one model, always."""
+    """``POST /v2/repository/models/{model}/unload``: no worker has it any more."""
 
-    def post(self, model: str) -> None:
-        self.check(model)
-        raise Unsupported("The model cannot be unloaded: this server is there for it alone")
+    async def post(self, model: str) -> None:
+        self.told()
+        await self.change(Action.UNLOAD, model)
 
 
 _MODEL = "/v2/models/{model}"

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
 
 from pyfuncserver.codec import inference
 from pyfuncserver.errors import (
@@ -19,11 +21,14 @@ from pyfuncserver.errors import (
     UnknownModel,
 )
 from pyfuncserver.model.call import Call, Complete, Form, Predictions, Request, RequestedOutput
+from pyfuncserver.model.catalogue import Catalogue
+from pyfuncserver.model.description import Description
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.limit import Limit
 from pyfuncserver.protocol.oip.dialect import Oip
 
 IDENTITY = Identity("m", "1", "m-1")
+MODELS = Catalogue.of(IDENTITY)
 RAW = {"raw_input_contents": [np.arange(3.0).tobytes()]}
 TYPED = {"contents": {"fp64_contents": [0, 1, 2]}}
 NO_NAME = r"\[A-Za-z0-9_.-\]"
@@ -54,12 +59,19 @@ def request(asked: Any, model: str = "m-1") -> Request:
 
 
 def decoded(asked: Any) -> Call:
-    return Oip(IDENTITY).decode(request(asked))
+    return Oip(MODELS).decode(request(asked))
+
+
+def signature(names: list[str]) -> Any:
+    """Give one whose outputs have these names."""
+    specs = [TensorSpec(np.dtype("float64"), (-1,), name) for name in names]
+    return ModelSignature(outputs=Schema(specs)) if specs else None
 
 
 def answered(value: Any, names: list[str] | None = None, **fields: Any) -> Any:
-    call = decoded(message(**{**RAW, **fields}))
-    reply = Oip(IDENTITY, names or []).encode(Predictions(value, call))
+    dialect = Oip(Catalogue.of(IDENTITY, Description("", signature(names or []))))
+    call = dialect.decode(request(message(**{**RAW, **fields})))
+    reply = dialect.encode(Predictions(value, call))
     assert reply.status == "OK"
     return inference.messages().ModelInferResponse.FromString(reply.body)
 
@@ -70,7 +82,7 @@ def answered(value: Any, names: list[str] | None = None, **fields: Any) -> Any:
 def test_decode(asked: Any, is_raw: bool) -> None:
     call = decoded(asked)
     assert (call.form, call.headers, call.context) == (Form.TENSORS, {"foo": "bar"}, "context")
-    assert call.origin is is_raw
+    assert call.origin == (is_raw, MODELS["m-1"])
     (found,) = call.payload.tensors
     assert (found.name, found.values.tolist()) == ("x", [0, 1, 2])
     assert (call.payload.id, call.payload.content_type, call.payload.outputs) == ("id", "", [])
@@ -105,7 +117,7 @@ def test_requests_that_are_refused(asked: Any, why: str) -> None:
     with pytest.raises(InvalidInput, match=why):
         decoded(asked)
     body = request(asked).body
-    assert Oip(IDENTITY).model_of(body) == "m-1"  # so that it comes so far
+    assert Oip(MODELS).model_of(body) == "m-1"  # so that it comes so far
 
 
 @pytest.mark.parametrize(
@@ -122,7 +134,7 @@ def test_requests_that_are_refused(asked: Any, why: str) -> None:
 )
 def test_model_that_is_asked_for(name: str, version: str, key: str) -> None:
     asked = message(model_name=name, model_version=version)
-    assert Oip(IDENTITY).model_of(asked.SerializeToString()) == key
+    assert Oip(MODELS).model_of(asked.SerializeToString()) == key
 
 
 def spoilt() -> st.SearchStrategy[bytes]:
@@ -141,7 +153,7 @@ def spoilt() -> st.SearchStrategy[bytes]:
 
 @given(st.one_of(spoilt(), st.binary(max_size=30)))
 def test_bytes_of_any_kind_are_read_or_refused(body: bytes) -> None:
-    dialect = Oip(IDENTITY)
+    dialect = Oip(MODELS)
     asked = Request(dialect.model_of(body), body, "id")
     if asked.model != IDENTITY.full_name:
         return  # the service refuses it
@@ -152,7 +164,7 @@ def test_bytes_of_any_kind_are_read_or_refused(body: bytes) -> None:
 def test_model_that_is_named_twice() -> None:
     body = message(**RAW).SerializeToString()
     body += inference.messages().ModelInferRequest(model_version="2").SerializeToString()
-    assert Oip(IDENTITY).model_of(body) == "m-1"
+    assert Oip(MODELS).model_of(body) == "m-1"
     with pytest.raises(UnknownModel, match="m/versions/2"):
         decoded(body)
 
@@ -213,19 +225,19 @@ def test_answers_that_no_tensor_holds(value: object) -> None:
 
 def test_answer_that_is_complete_is_framed_too() -> None:
     call = decoded(message(**RAW))
-    assert Oip(IDENTITY).encode(Complete([1.5], call)).status == "OK"
+    assert Oip(MODELS).encode(Complete([1.5], call)).status == "OK"
 
 
 def test_answer_that_grpc_would_not_send_names_the_setting() -> None:
     answer = Predictions(np.ones(9), decoded(message(**RAW)))
-    size = len(Oip(IDENTITY).encode(answer).body)
-    assert Oip(IDENTITY, (), Limit(size, "the option")).encode(answer).status == "OK"
+    size = len(Oip(MODELS).encode(answer).body)
+    assert Oip(MODELS, Limit(size, "the option")).encode(answer).status == "OK"
     with pytest.raises(TooLarge, match=rf"limit of {size - 1} bytes \(the option\)"):
-        Oip(IDENTITY, (), Limit(size - 1, "the option")).encode(answer)
+        Oip(MODELS, Limit(size - 1, "the option")).encode(answer)
 
 
 def test_error() -> None:
-    reply = Oip(IDENTITY).error(NotReady("wait"))
+    reply = Oip(MODELS).error(NotReady("wait"))
     assert (reply.body, reply.status, reply.reason) == (b"", "UNAVAILABLE", "wait")
     assert reply.cause is None
 
@@ -233,6 +245,6 @@ def test_error() -> None:
 def test_abort_of_the_model_is_handed_back() -> None:
     error, cause = ModelAborted("DATA_LOSS"), Exception()
     error.__cause__ = cause
-    reply = Oip(IDENTITY).error(error)
+    reply = Oip(MODELS).error(error)
     assert reply.cause is cause
     assert reply.status == "DATA_LOSS"

@@ -20,10 +20,11 @@ from pyfuncserver.errors import (
     LoadFailed,
     NotReady,
     UnknownModel,
-    Unsupported,
 )
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.description import Description
 from pyfuncserver.model.identity import Identity
+from pyfuncserver.orders import Action, Outcomes
 from pyfuncserver.protocol.limit import Limit
 from pyfuncserver.protocol.oip.servicer import servicer
 from pyfuncserver.protocol.reloading import Reloader
@@ -48,17 +49,14 @@ class Service:
             scoreboard.beat(0)
         description = Description("mlflow.sklearn", signature)
         self.scoreboard = scoreboard
-        self.reloads = 0
-        reloader = Reloader(scoreboard, self.reload)
-        self.servicer = servicer(
-            Identity("m", "1", "m-1"), description, reloader, Limit(100, "the option")
+        self.asked: list[tuple[Action, str, int]] = []
+        self.outcomes = Outcomes()
+        reloader = Reloader(
+            scoreboard, self.outcomes, lambda *wish: self.asked.append(wish), {"new"}.__contains__
         )
+        models = Catalogue.of(Identity("m", "1", "m-1"), description)
+        self.servicer = servicer(models, reloader, Limit(100, "the option"))
         self.patience = Patience()
-
-    def reload(self) -> None:
-        """Take a reload up, as the supervisor does."""
-        self.reloads += 1
-        self.scoreboard.count_reload()
 
     def ask(self, method: str, /, **fields: Any) -> Any:
         request = getattr(inference.messages(), f"{method}Request")(**fields)
@@ -111,16 +109,21 @@ def test_index() -> None:
     assert len(Service(is_ready=False).ask("RepositoryIndex", ready=True).models) == 0
 
 
+@pytest.mark.parametrize("method", LOADS)
 @pytest.mark.parametrize("field", ["model_name", "repository_name"])
-def test_load(field: str) -> None:
+@pytest.mark.parametrize(("name", "meant"), [("m-1", "m"), ("new", "new")])
+def test_change(method: str, field: str, name: str, meant: str) -> None:
     """The name is in field 2, and in field 1 where KServe's SDK asks."""
     service = Service()
     with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(service.ask, "RepositoryModelLoad", **{field: "m-1"})
-        wait_until(lambda: service.reloads, 30)
+        answer = thread.submit(service.ask, method, **{field: name})
+        wait_until(lambda: service.asked, 30)
         assert not answer.done()
-        service.scoreboard.count(Reload.DONE)
-        assert (answer.result(10).model_name, answer.result().isLoaded) == ("m-1", True)
+        ((action, asked, ticket),) = service.asked
+        assert (f"RepositoryModel{action.value.title()}", asked) == (method, meant)
+        service.outcomes.settle(ticket, Reload.DONE)
+        assert answer.result(10).model_name == name
+        assert answer.result().isLoaded if action is Action.LOAD else answer.result().isUnloaded
 
 
 def test_field_2_is_the_name_where_both_are_there() -> None:
@@ -133,9 +136,9 @@ def test_load_that_fails(end: Reload, why: type[Exception]) -> None:
     service = Service()
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(service.ask, "RepositoryModelLoad", model_name="m")
-        wait_until(lambda: service.reloads, 30)
-        service.scoreboard.count(end)
-        with pytest.raises(why):
+        wait_until(lambda: service.asked, 30)
+        service.outcomes.settle(service.asked[0][2], end, "of bad luck")
+        with pytest.raises(why, match="bad luck" if end is Reload.FAILED else "memory"):
             answer.result(10)
 
 
@@ -155,12 +158,14 @@ def test_load_with_parameters() -> None:
         Service().ask("RepositoryModelLoad", model_name="m", parameters=config)
 
 
-@pytest.mark.parametrize("field", ["model_name", "repository_name"])
-def test_unload(field: str) -> None:
+def test_unload_with_what_tritons_client_always_sends() -> None:
+    service = Service()
+    service.patience = Patience(is_wanted=lambda: False)
     is_false = inference.messages().ModelRepositoryParameter(bool_param=False)
-    dependents = {"unload_dependents": is_false}  # Triton's client always sends it
-    with pytest.raises(Unsupported, match="cannot be unloaded"):
-        Service().ask("RepositoryModelUnload", **{field: "m"}, parameters=dependents)
+    dependents = {"unload_dependents": is_false}
+    with pytest.raises(ClientGone):
+        service.ask("RepositoryModelUnload", model_name="m", parameters=dependents)
+    assert [wish[:2] for wish in service.asked] == [(Action.UNLOAD, "m")]
 
 
 @pytest.mark.parametrize("method", [*MODEL_METHODS, *LOADS])

@@ -20,9 +20,10 @@ from pyfuncserver.errors import InvalidInput, ModelStatus
 from pyfuncserver.metrics import exposition
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.lane import Lane
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 from pyfuncserver.protocol.rest.app import application
 from pyfuncserver.protocol.rest.handler import Surroundings
 from pyfuncserver.scoreboard import Scoreboard, State
@@ -58,10 +59,10 @@ class Server(testing.AsyncHTTPTestCase):
         self.board.beat(0)
         self.runner = Runner()
         self.slow_work = ThreadPoolExecutor(1)
-        service = InferenceService({"iris-1": self.runner}, Instruments(), Lane(1, 1))
-        around = Surroundings(IRIS, self.board, self.slow_work)
+        service = InferenceService({"iris-1": Stand(self.runner, Lane(1, 1))}, Instruments())
+        around = Surroundings(Catalogue.of(IRIS), self.board, self.slow_work)
         if self.with_service:
-            around = Surroundings(IRIS, self.board, self.slow_work, service)
+            around = Surroundings(Catalogue.of(IRIS), self.board, self.slow_work, service)
         return application(around)
 
     def ask(self, path: str, body: Any = None, **options: Any) -> HTTPResponse:

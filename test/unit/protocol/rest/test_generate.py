@@ -9,12 +9,14 @@ import pytest
 
 from pyfuncserver.errors import DeadlinePassed, InvalidInput, ModelFailed, ModelStatus
 from pyfuncserver.model.call import Form, Predictions, Request, TextInput
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.rest.generate import Generate, GenerateStream
 
 IDENTITY = Identity("m", "3", "m-3")
 KNOWN = {"model_name": "m", "model_version": "3"}
-WHOLE, STREAM = Generate(IDENTITY), GenerateStream(IDENTITY)
+MODELS = Catalogue.of(IDENTITY)
+WHOLE, STREAM = Generate(MODELS), GenerateStream(MODELS)
 
 
 def request(body: Any) -> Request:

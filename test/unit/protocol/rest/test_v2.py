@@ -7,15 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
 
 from pyfuncserver.codec import tensors
 from pyfuncserver.errors import InvalidInput, ModelFailed, ModelStatus, NotReady, UnknownModel
 from pyfuncserver.model.call import Call, Form, Predictions, Reply, Request, RequestedOutput
 from pyfuncserver.model.call import Tensors as Payload
+from pyfuncserver.model.catalogue import Catalogue
+from pyfuncserver.model.description import Description
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.protocol.rest.v2 import V2
 
-DIALECT = V2(Identity("m", "1", "m-1"), ["y"])
+OUTPUTS = ModelSignature(outputs=Schema([TensorSpec(np.dtype("float64"), (-1,), "y")]))
+DIALECT = V2(Catalogue.of(Identity("m", "1", "m-1"), Description("", OUTPUTS)))
+ENTRY = Catalogue.of(Identity("m", "1", "m-1"), Description("", OUTPUTS))["m-1"]
 
 
 def request(body: bytes, length: bytes | None = None) -> Request:
@@ -152,7 +158,7 @@ def test_bytes_that_nobody_has() -> None:
 
 
 def encode(value: Any, **payload: Any) -> Reply:
-    call = Call(Form.TENSORS, Payload([], id="7", **payload))
+    call = Call(Form.TENSORS, Payload([], id="7", **payload), origin=ENTRY)
     return DIALECT.encode(Predictions(value, call))
 
 

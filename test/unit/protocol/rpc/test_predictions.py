@@ -13,7 +13,7 @@ from pyfuncserver.config import Config
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete
 from pyfuncserver.model.lane import Lane
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 from pyfuncserver.protocol.rpc import arrival
 from pyfuncserver.protocol.rpc.calls import CallPool
 from pyfuncserver.protocol.rpc.gate import Gate
@@ -65,7 +65,7 @@ def serve(clean_environ: Mapping[str, str], runner: Runner, calls: CallPool) -> 
         queue: int = 0,
     ) -> grpc.Channel:
         config = Config(MODEL_DIR="m", MAX_QUEUE=str(queue), GRPC_CONCURRENCY=str(width))
-        service = InferenceService({"model-1": runner}, Instruments(), Lane(width, queue))
+        service = InferenceService({"model-1": Stand(runner, Lane(width, queue))}, Instruments())
         server = grpc.server(calls)
         methods = {METHOD: Method(Upi(), lambda _: "model-1")}
         served = PredictionCalls(service, methods, config, Gate(), calls, authorize)

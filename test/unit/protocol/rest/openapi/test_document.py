@@ -21,6 +21,7 @@ from mlflow.types.schema import AnyType, Array, Map, Object, Property
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pyfuncserver.model.call import Form
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.description import Description
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.service import InferenceService
@@ -119,13 +120,16 @@ def slow_work() -> Iterator[ThreadPoolExecutor]:
 
 def surroundings(description: Description, slow_work: Any, **more: Any) -> Surroundings:
     more.setdefault("service", cast(InferenceService, object()))
-    return Surroundings(IRIS, Scoreboard(1), slow_work, description=description, **more)
+    models = Catalogue.of(IRIS, description)
+    return Surroundings(models, Scoreboard(1), slow_work, **more)
 
 
 def documented(description: Description, slow_work: Any, **more: Any) -> dict[str, Any]:
     """Give the document as a client reads it."""
     around = surroundings(described(description), slow_work, **more)
-    found: dict[str, Any] = json.loads(json.dumps(document(subject_of(around))))
+    found: dict[str, Any] = json.loads(
+        json.dumps(document(subject_of(around, around.models["iris-7"])))
+    )
     return found
 
 
@@ -197,7 +201,7 @@ def methods_of(page: type[tornado.web.RequestHandler]) -> list[str]:
 def test_every_route_is_documented_and_nothing_else(has_service: bool, slow_work: Any) -> None:
     more = {} if has_service else {"service": None}
     around = surroundings(described(MODELS["columns"]), slow_work, **more)
-    found = document(subject_of(around))
+    found = document(subject_of(around, around.models["iris-7"]))
     written = {(path, method) for path, item in found["paths"].items() for method in item}
     assert written == routes_of(around)
     patterns = [

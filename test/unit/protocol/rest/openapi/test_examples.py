@@ -13,6 +13,7 @@ import pytest
 
 from pyfuncserver.model import loader
 from pyfuncserver.model.call import Request
+from pyfuncserver.model.catalogue import Catalogue
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.pyfunc import PyFuncRunner
 from pyfuncserver.model.service import InferenceService
@@ -70,11 +71,10 @@ def runner_of(save_model: Callable[..., Path]) -> Callable[[str], PyFuncRunner]:
 
 def surroundings(runner: PyFuncRunner) -> Surroundings:
     return Surroundings(
-        IRIS,
+        Catalogue.of(IRIS, runner.description),
         Scoreboard(1),
         ThreadPoolExecutor(1),
         cast(InferenceService, object()),
-        description=runner.description,
     )
 
 
@@ -101,7 +101,9 @@ def test_every_example_is_answered(name: str, runner_of: Callable[[str], PyFuncR
     runner = runner_of(name)
     around = surroundings(runner)
     dialects = {path: one.dialect for one in app.endpoints(around) for path in one.paths}
-    found = json.loads(json.dumps(document(subject_of(around))))["paths"]
+    found = json.loads(json.dumps(document(subject_of(around, around.models[IRIS.full_name]))))[
+        "paths"
+    ]
     seen = set()
     for path, media_type, body in examples(found):
         if path not in dialects:

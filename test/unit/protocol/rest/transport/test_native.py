@@ -22,7 +22,7 @@ from wire import Wire, get, post
 from pyfuncserver.metrics.instruments import Instruments
 from pyfuncserver.model.call import Answer, Call, Complete
 from pyfuncserver.model.lane import Lane
-from pyfuncserver.model.service import InferenceService
+from pyfuncserver.model.service import InferenceService, Stand
 from pyfuncserver.protocol.rest import v1
 from pyfuncserver.protocol.rest.front import HttpFront
 from pyfuncserver.protocol.rest.prediction import Route
@@ -136,7 +136,7 @@ class Serving:
     async def _serve(self) -> None:
         handlers = (Parts, Flood, Upload, Waiting, TwoLines)
         routes: list[Any] = [(f"/{handler.__name__.lower()}", handler) for handler in handlers]
-        service = InferenceService({"m": self.runner}, Instruments(), Lane(1, 100))
+        service = InferenceService({"m": Stand(self.runner, Lane(1, 100))}, Instruments())
         route = Route(v1.V1(), v1.CONTENT_TYPE, service, model="m")
         self.transport = NativeTransport(
             tornado.web.Application(routes),

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from pyfuncserver.orders import NO_ORDERS, TICKETS_KEPT, Action, Outcomes, new_ticket
+from pyfuncserver.scoreboard import Reload
+
+
+def test_orders_that_follow() -> None:
+    gone = NO_ORDERS.after(Action.UNLOAD, "a").after(Action.UNLOAD, "b")
+    assert (gone.absent, gone.asked) == ({"a", "b"}, "")
+    back = gone.after(Action.LOAD, "a")
+    assert (back.absent, back.asked) == ({"b"}, "a")
+
+
+def test_outcomes_by_their_tickets() -> None:
+    outcomes = Outcomes()
+    first, second = new_ticket(), new_ticket()
+    assert outcomes.of(first) is None
+    outcomes.settle(first, Reload.FAILED, "wéights are missing")
+    outcomes.settle(second, Reload.DONE)
+    assert outcomes.of(first) == (Reload.FAILED, "wéights are missing")
+    assert outcomes.of(second) == (Reload.DONE, "")
+
+
+def test_only_the_last_outcomes_are_kept() -> None:
+    outcomes = Outcomes()
+    for ticket in range(1, TICKETS_KEPT + 2):
+        outcomes.settle(ticket, Reload.DONE)
+    assert outcomes.of(1) is None
+    assert outcomes.of(2) == (Reload.DONE, "")
+    assert outcomes.of(TICKETS_KEPT + 1) == (Reload.DONE, "")
+
+
+def test_reasons_that_are_too_long_are_cut() -> None:
+    outcomes = Outcomes()
+    outcomes.settle(7, Reload.FAILED, "é" * 1000)
+    found = outcomes.of(7)
+    assert found is not None
+    assert found[1].startswith("é" * 200)
