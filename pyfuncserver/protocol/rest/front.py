@@ -134,8 +134,9 @@ class HttpFront:
     ) -> bool:
         """Stop accepting, answer what was accepted, close; False where that took too long.
 
-        ``when_closed`` is called when no new connection comes any more. ``last`` says that no process goes on listening: then the socket is shut for all of them,
-        when what waits in it has been accepted.
+        ``when_closed`` is called when no new connection comes any more. ``last`` says that no
+        process goes on listening: then the socket is shut for all of them, when what waits in it
+        has been accepted.
         A connection without a request stays a moment, since one may be on its way.
         """
         self._connections.start_draining()
