@@ -315,8 +315,12 @@ class _Worker:
 
         def note_closed() -> None:
             closed.append(True)
-            if len(closed) == len(fronts):  # said twice it does no harm
-                self._place.reports.send("closed", slot=self._place.slot)
+            if len(closed) < len(fronts):
+                return
+            try:
+                self._place.reports.send("closed", slot=self._place.slot)  # twice does no harm
+            except BrokenPipeError:
+                log.debug("nobody is there to be told that this worker takes no connection")
 
         if self._http is not None:
             drains.append(self._http.drain(timeout_s, self._is_last(), note_closed))
