@@ -14,7 +14,8 @@ from enum import Enum
 
 from pyfuncserver.scoreboard import Reload
 
-TICKETS_KEPT = 64
+TICKETS_KEPT = 1024
+"""More clients than will ever wait for changes at a time, each with a ticket of its own."""
 _ROW = struct.Struct("=IHH504s")
 _ENDS = list(Reload)
 
