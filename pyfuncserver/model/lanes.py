@@ -42,10 +42,15 @@ class Lanes:
             self._shared = self._batching_lane(runner, instruments)
         elif config.batches:
             log.warning("BATCH_MAX_SIZE is without effect: this model's calls cannot be divided")
-        self._may_use_loop = self._shared is None and not config.predict_timeout_sec
-        self._own_http = self._lane(int(config.threads))
-        self.http: Lane | BatchingLane = self._shared or self._own_http
-        self.grpc: Lane | BatchingLane = self._shared or self._lane(config.grpc_concurrency)
+        self._for_loop: Lane | None = None
+        if self._shared is not None:
+            self.http: Lane | BatchingLane = self._shared
+            self.grpc: Lane | BatchingLane = self._shared
+            return
+        self.http = lane = self._lane(int(config.threads))
+        self.grpc = self._lane(config.grpc_concurrency)
+        if not config.predict_timeout_sec:  # nobody answers for what hangs on the loop
+            self._for_loop = lane
 
     def _lane(self, width: int, depth: int | None = None) -> Lane:
         config = self._config
@@ -71,9 +76,9 @@ class Lanes:
         return self.http.started + self.grpc.started
 
     def use_loop(self, loop: AbstractEventLoop) -> None:
-        """Let what is short run on the loop: but nobody answers for what hangs there."""
-        if self._may_use_loop:
-            self._own_http.use_loop(loop)
+        """Let what is short run on the loop, where it may."""
+        if self._for_loop is not None:
+            self._for_loop.use_loop(loop)
 
 
 def _batch_size(config: Config) -> BatchSize:
