@@ -18,7 +18,9 @@ class Loop:
 
 
 def lanes(*flags: str, belongs_to_thread: bool = False, is_divisible: bool = True) -> Lanes:
-    runner = SimpleNamespace(belongs_to_thread=belongs_to_thread, is_divisible=is_divisible)
+    runner = SimpleNamespace(
+        belongs_to_thread=belongs_to_thread, is_divisible=is_divisible, input_schema=None
+    )
     config = configuration.read(["--model_dir", "x", *flags])
     return Lanes(config, cast(PyFuncRunner, runner), Instruments(), lambda: None)
 
