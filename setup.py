@@ -70,6 +70,7 @@ EXTRAS = {
         "boto3>=1.28",
         "gcp-storage-emulator>=2024.8",
         "google-cloud-storage>=2.10",
+        "hypothesis>=6.100",
         "moto[server,s3]>=5.0",
         "pytest>=8.0",
         "pytest-timeout>=2.3",
@@ -82,6 +83,7 @@ EXTRAS = {
     "huggingface": ["torch>=2.1", "transformers>=4.40"],
     # What `make test-kinds` runs with, in an environment of its own.
     "test-kinds": [
+        "hypothesis>=6.100",
         "lightgbm>=4.0",
         "onnx>=1.16",
         "onnxruntime>=1.17",

@@ -107,13 +107,10 @@ def triton_saw(is_http: bool) -> dict[str, Any]:
     """Give what its client sees; over gRPC it shows 64-bit integers as protobuf's JSON does."""
     free: Any = -1 if is_http else "-1"
     column = {"datatype": "FP64", "shape": [free]}
-    failed, refused, unknown, unload = (
-        ("500", "422", "404", "501")
+    failed, refused, unknown = (
+        ("500", "422", "404")
         if is_http
-        else [
-            f"StatusCode.{code}"
-            for code in ("INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED")
-        ]
+        else [f"StatusCode.{code}" for code in ("INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND")]
     )
     entry = {"name": "model", "version": "1", "state": "READY"}
     return {
@@ -142,8 +139,8 @@ def triton_saw(is_http: bool) -> dict[str, Any]:
                 "outputs": [{"name": "total", **column}],
             },
             "index": [{**entry, "reason": ""}] if is_http else {"models": [entry]},
-            "unload": unload,
-            "load": None,
+            "unload": [None, False],
+            "load": [None, True],
         },
     }
 

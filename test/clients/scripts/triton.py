@@ -126,16 +126,9 @@ class Side:
             "extensions": metadata["extensions"],
             "model": client.get_model_metadata("model", **self.as_json),
             "index": client.get_model_repository_index(**self.as_json),
-            "unload": self.unload(),
-            "load": client.load_model("model"),
+            "unload": [client.unload_model("model"), client.is_model_ready("model")],
+            "load": [client.load_model("model"), client.is_model_ready("model")],
         }
-
-    def unload(self) -> str:
-        try:
-            self.client.unload_model("model")
-        except InferenceServerException as error:
-            return str(error.status())
-        return ""
 
     def echo(self) -> dict[str, Any]:
         both = {"binary": self.echoed(True, dict(ARRAYS))}
