@@ -58,7 +58,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup run test test-clients test-stores test-kinds test-huggingface test-image \
-	test-apart install-kinds install-stores \
+	test-models install-kinds install-stores \
 	test-faults test-faults-shared test-faults-alone soak check lint format types protos \
 	protos-check readme bench docker clean $(BENCHMARKS)
 
@@ -108,11 +108,7 @@ test-huggingface: $(KINDS)/.huggingface ## Run those with PyTorch and transforme
 install-kinds: $(KINDS)/.installed
 install-stores: $(STORES)/.installed
 
-# One after the other, with nothing else of the machine's processors than one.
-test-apart: ## Run the tests of stores, kinds and images
-	$(MAKE) test-stores
-	$(MAKE) test-kinds
-	$(MAKE) test-image
+test-models: test-stores test-kinds
 
 $(KINDS)/.installed: setup.py
 	$(PYTHON) -m venv $(KINDS)

@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import json
 import sys
+import time
 from queue import SimpleQueue
 from typing import Any
 
@@ -126,9 +127,16 @@ class Side:
             "extensions": metadata["extensions"],
             "model": client.get_model_metadata("model", **self.as_json),
             "index": client.get_model_repository_index(**self.as_json),
-            "unload": [client.unload_model("model"), client.is_model_ready("model")],
-            "load": [client.load_model("model"), client.is_model_ready("model")],
+            "unload": [client.unload_model("model"), self.becomes_ready(False)],
+            "load": [client.load_model("model"), self.becomes_ready(True)],
         }
+
+    def becomes_ready(self, wanted: bool) -> bool:
+        """Wait until the model is so: over gRPC this connection has its age before it moves on."""
+        deadline = time.monotonic() + 60
+        while self.client.is_model_ready("model") is not wanted and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return bool(self.client.is_model_ready("model"))
 
     def echo(self) -> dict[str, Any]:
         both = {"binary": self.echoed(True, dict(ARRAYS))}
