@@ -37,10 +37,12 @@ import pandas as pd
 import prometheus_client
 import tornado.web
 from google.protobuf import message_factory
-from harness import GATES
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+GATES = "PYFUNCSERVER_TEST_GATES"
+"""As harness.GATES, which is not there where this module goes into an image."""
 
 # The daemon cannot import this module, so the models carry their classes with them.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
