@@ -58,7 +58,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup run test test-clients test-stores test-kinds test-huggingface test-image \
-	test-models install-kinds install-stores \
+	install-stores \
 	test-faults test-faults-shared test-faults-alone soak check lint format types protos \
 	protos-check readme bench docker clean $(BENCHMARKS)
 
@@ -105,10 +105,7 @@ test-kinds: $(KINDS)/.installed ## Run the tests of models of other libraries (i
 test-huggingface: $(KINDS)/.huggingface ## Run those with PyTorch and transformers, which are large
 	$(KINDS)/bin/python -m pytest test/kinds/test_huggingface.py $(ARGS)
 
-install-kinds: $(KINDS)/.installed
 install-stores: $(STORES)/.installed
-
-test-models: test-stores test-kinds
 
 $(KINDS)/.installed: setup.py
 	$(PYTHON) -m venv $(KINDS)
