@@ -7,8 +7,9 @@ from it, and how that ended comes down by its ticket, in memory that all process
 from __future__ import annotations
 
 import mmap
-import random
+import secrets
 import struct
+from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -57,9 +58,18 @@ class Change:
     tickets: list[int]
 
 
+def put(waiting: deque[Change], action: Action, name: str, ticket: int) -> None:
+    """Let a wish wait; with the last one for its name, if that is for the same."""
+    last = next((change for change in reversed(waiting) if change.name == name), None)
+    if last is not None and last.action is action:
+        last.tickets.append(ticket)
+    else:
+        waiting.append(Change(action, name, [ticket]))
+
+
 def new_ticket() -> int:
-    """Draw a ticket; none is 0."""
-    return random.randint(1, 0xFFFF_FFFF)
+    """Draw a ticket; none is 0. Not by ``random``, which models seed when they load."""
+    return 1 + secrets.randbelow(0xFFFF_FFFF)
 
 
 class Outcomes:

@@ -29,7 +29,7 @@ from pyfuncserver.errors import CRASH_LOOP_STATUS, StartupError
 from pyfuncserver.fleet import FOREVER, Fleet, Generation, Loading, RestartBudget, Worker
 from pyfuncserver.metrics import directory
 from pyfuncserver.model import addresses
-from pyfuncserver.orders import Action, Change, Orders, Outcomes
+from pyfuncserver.orders import Action, Change, Orders, Outcomes, put
 from pyfuncserver.ports import Ports
 from pyfuncserver.scoreboard import Reload, Restart, Scoreboard, State
 from pyfuncserver.spawner import Spawner
@@ -199,6 +199,8 @@ class Supervisor:
             self._scoreboard.count(Reload.DONE)
             log.info("generation %d has taken over", self._current.number)
         if old is not None:
+            # Those who still wait for what served before wait for this now.
+            self._current.tickets, old.tickets = [*old.tickets, *self._current.tickets], []
             self._retired.append(old)
             for worker in self._fleet.of(old):
                 self._drain(worker, now)
@@ -235,7 +237,7 @@ class Supervisor:
         if self._ports.metrics_port is not None:
             ports.append(f"metrics on {self._ports.metrics_port}")
         if not self._was_ready:
-            log.info("%s is ready: %s", self._config.title, ", ".join(ports))
+            log.info("%s is ready: %s", addresses.shown(self._config.title), ", ".join(ports))
         self._was_ready = True
         self._write_ready_file()
 
@@ -548,11 +550,7 @@ class Supervisor:
     def _on_change(self, worker: Worker, action: Action, name: str, ticket: int) -> None:
         """Remember what a client wants; who wants the same waits for the same."""
         log.info("a client of worker %d: %s %s", worker.slot, action.value, name)
-        for change in self._changes:
-            if (change.action, change.name) == (action, name):
-                change.tickets.append(ticket)
-                return
-        self._changes.append(Change(action, name, [ticket]))
+        put(self._changes, action, name, ticket)
 
     def _on_started(self, worker: Worker) -> None:
         self._show(worker)

@@ -52,11 +52,6 @@ class Roster:
         entries = [member.entry for member in members]
         self.catalogue = Catalogue(entries, default, is_repository)
 
-    @classmethod
-    def of(cls, identity: Identity, runner: PyFuncRunner) -> Roster:
-        """Make the roster of a process that is there for one model."""
-        return cls([Member(identity, runner)], identity.full_name)
-
 
 def gather(
     config: Config,

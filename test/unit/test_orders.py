@@ -1,6 +1,17 @@
 from __future__ import annotations
 
-from pyfuncserver.orders import NO_ORDERS, TICKETS_KEPT, Action, Outcomes, new_ticket
+import random
+from collections import deque
+
+from pyfuncserver.orders import (
+    NO_ORDERS,
+    TICKETS_KEPT,
+    Action,
+    Change,
+    Outcomes,
+    new_ticket,
+    put,
+)
 from pyfuncserver.scoreboard import Reload
 
 
@@ -9,6 +20,28 @@ def test_orders_that_follow() -> None:
     assert (gone.absent, gone.asked) == ({"a", "b"}, "")
     back = gone.after(Action.LOAD, "a")
     assert (back.absent, back.asked) == ({"b"}, "a")
+
+
+def test_wishes_that_wait() -> None:
+    waiting: deque[Change] = deque()
+    put(waiting, Action.LOAD, "a", 1)
+    put(waiting, Action.LOAD, "b", 2)
+    put(waiting, Action.LOAD, "a", 3)
+    put(waiting, Action.UNLOAD, "a", 4)
+    put(waiting, Action.LOAD, "a", 5)  # not with those before the unload
+    assert [(change.action.value, change.name, change.tickets) for change in waiting] == [
+        ("load", "a", [1, 3]),
+        ("load", "b", [2]),
+        ("unload", "a", [4]),
+        ("load", "a", [5]),
+    ]
+
+
+def test_tickets_are_not_those_of_a_model_that_seeds() -> None:
+    random.seed(42)
+    first = new_ticket()
+    random.seed(42)
+    assert new_ticket() != first
 
 
 def test_outcomes_by_their_tickets() -> None:
