@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serve the model in $MODEL_DIR (./model where unset), inside the environment `merlin-model`
-# where there is one: a conda environment of that name, else a virtual environment.
+# where there is one: that of an installed conda, else a folder that holds one, conda's or virtual.
 # Arguments are handed on to the server; its settings are environment variables as well.
 set -euo pipefail
 
@@ -14,10 +14,25 @@ activate() {
   fi
   local prefix
   for prefix in "/opt/${ENV_NAME}" "${HOME:-/root}/${ENV_NAME}"; do
+    if [[ -d "${prefix}/conda-meta" ]]; then
+      activate_without_conda "${prefix}"
+      return
+    fi
     if [[ -r "${prefix}/bin/activate" ]]; then
       # shellcheck source=/dev/null
       source "${prefix}/bin/activate"
       return
+    fi
+  done
+}
+
+activate_without_conda() {
+  export CONDA_PREFIX="$1" CONDA_DEFAULT_ENV="${ENV_NAME}" PATH="$1/bin:${PATH}"
+  local script
+  for script in "${CONDA_PREFIX}"/etc/conda/activate.d/*.sh; do
+    if [[ -r "${script}" ]]; then
+      # shellcheck source=/dev/null
+      source "${script}" || echo "run.sh: ${script} ended with status $?" >&2
     fi
   done
 }

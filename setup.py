@@ -104,6 +104,7 @@ EXTRAS = {
         "mypy~=2.4",
         "openapi-spec-validator>=0.7",
         "opentelemetry-exporter-otlp>=1.24",
+        "py-rattler~=0.28.0",
         "pytest>=8.0",
         "pytest-benchmark>=4.0",
         "pytest-timeout>=2.3",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pyfuncserver.errors import StartupError
 from pyfuncserver.image import artifacts, dependencies, slim
-from pyfuncserver.image.environment import Environment
+from pyfuncserver.image.dependencies import Dependencies
+from pyfuncserver.image.environment import CONDA_TOOLS, Environment
 
-MODEL, DEPENDENCIES = "model", "dependencies"
+MODEL, DEPENDENCIES, TOOLS = "model", "dependencies", "tools.txt"
 
 
 def main(argv: list[str]) -> int:
@@ -28,7 +29,9 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pyfuncserver.image", description=__doc__)
     steps = parser.add_subparsers(required=True)
-    fetch = steps.add_parser("fetch", help="bring the model's files to --out")
+    fetch = steps.add_parser(
+        "fetch", help=f"bring the model's files to --out, and in {TOOLS} what `install` will need"
+    )
     fetch.set_defaults(step=_fetch)
     fetch.add_argument("--context", type=Path, required=True)
     fetch.add_argument("--artifacts", default="")
@@ -59,20 +62,24 @@ def _fetch(arguments: argparse.Namespace) -> None:
         )
     if arguments.dependencies:
         artifacts.fetch(arguments.dependencies, arguments.context, arguments.out / DEPENDENCIES)
+    if _asked(arguments.out).conda:
+        (arguments.out / TOOLS).write_text("".join(f"{tool}\n" for tool in CONDA_TOOLS))
+
+
+def _asked(out: Path) -> Dependencies:
+    given = out / DEPENDENCIES
+    if given.is_file():
+        return dependencies.read(given)
+    return dependencies.of_model(given if given.is_dir() else out / MODEL)
 
 
 def _install(arguments: argparse.Namespace) -> None:
-    model, given = arguments.out / MODEL, arguments.out / DEPENDENCIES
-    asked = (
-        dependencies.read(given)
-        if given.is_file()
-        else dependencies.of_model(given if given.is_dir() else model)
-    )
+    model, asked = arguments.out / MODEL, _asked(arguments.out)
     wheel = next(arguments.wheels.glob("pyfuncserver-*.whl"), None)
     if wheel is None:
         raise StartupError(f"there is no wheel of the server in {arguments.wheels}")
     environment = Environment(arguments.prefix, sys.stdout)
-    environment.make()
+    environment.make(asked)
     environment.install_model(asked, model)
     environment.install_server(wheel, arguments.extras)
     environment.check()

@@ -146,7 +146,10 @@ def _located(address: str) -> Iterator[str]:
     if artifacts.is_downloaded(address):
         yield address
     elif addresses.is_remote(address):
-        with tempfile.TemporaryDirectory(prefix="pyfuncserver-model-") as cache:
+        # A thread that still fetches, when one has failed, may write to it as it is removed.
+        with tempfile.TemporaryDirectory(
+            prefix="pyfuncserver-model-", ignore_cleanup_errors=True
+        ) as cache:
             yield str(addresses.fetch(address, Path(cache)))
     else:
         yield str(addresses.local(address))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -23,12 +24,16 @@ class Conflict:
     """As it is asked for, e.g. ``tornado==5.1``."""
     other: str
     """Name and version, e.g. ``pyfuncserver 0.1.0``."""
-    needs: str
-    """What the other one needs, e.g. ``tornado>=6.2``."""
+    needs: str = ""
+    """What the other one needs, e.g. ``tornado>=6.2``; empty where it is the same package."""
 
     @property
     def name(self) -> str:
         return _name(self.package)
+
+    @property
+    def opponent(self) -> str:
+        return f"{self.other}, which needs {self.needs}," if self.needs else self.other
 
 
 def find(output: str) -> Conflict | None:
@@ -44,6 +49,9 @@ def find(output: str) -> Conflict | None:
         for who, what in needs[index + 1 :]:
             if _name(what) == _name(wanted) and who.split()[0] != first.split()[0]:
                 return Conflict(f"{first} (needs {wanted})", who, what)
+    for package, other in itertools.combinations(asked, 2):
+        if _name(package) == _name(other):
+            return Conflict(package, other)
     return None
 
 

@@ -23,6 +23,7 @@ CONDA, PYTHON_ENV, REQUIREMENTS = "conda.yaml", "python_env.yaml", "requirements
 MERLIN_SERVER, MERLIN_SDK = "merlin-pyfunc-server", "merlin-sdk"
 # What conda.yaml lists of every environment, and the environment here has without conda.
 _OF_EVERY_ENVIRONMENT = {"python", "pip", "setuptools", "wheel"}
+_OPERATORS_OF_RANGES = ("<", ">", "!", "~")
 _CONDA_SPEC = re.compile(r"(?:.*::)?(?P<name>[A-Za-z0-9_.-]+)\s*(?P<version>.*)")
 _INCLUDED = re.compile(r"(?:-r|--requirement)(?:\s*=\s*|\s*)(?P<file>\S.*)")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
@@ -39,7 +40,11 @@ class Dependencies:
     python: str = ""
     """The version that the model was made with; empty where the file does not say."""
     conda: tuple[str, ...] = ()
-    """Packages that only conda can install."""
+    """All that conda is asked for, where some of it only conda can install; else empty."""
+    channels: tuple[str, ...] = ()
+    """Where conda is to look, in this order; empty: conda's defaults."""
+    variables: tuple[str, ...] = ()
+    """Names of variables that conda would set."""
 
 
 def of_model(model: Path) -> Dependencies:
@@ -104,20 +109,31 @@ def _python_env(content: Mapping[str, Any], file: Path) -> Dependencies:
 def _conda(content: Mapping[str, Any], file: Path) -> Dependencies:
     pip: list[str] = []
     conda: list[str] = []
+    names = set()
     python = ""
     for item in _list(content, "dependencies", file):
         if isinstance(item, Mapping):
             pip += _strings(item, "pip", file)
             continue
-        matched = _CONDA_SPEC.fullmatch(str(item).strip())
-        name, version = matched.group("name", "version") if matched else (str(item), "")
-        if name == "python":
-            python = version.lstrip("=<>~! ").partition("=")[0].partition(",")[0]
-        elif name == "setuptools":
-            pip.append(name)
-        elif name not in _OF_EVERY_ENVIRONMENT:
-            conda.append(str(item))
-    return Dependencies(file.name, tuple(_requirements(pip, file)), python, tuple(conda))
+        spec = str(item).strip()
+        matched = _CONDA_SPEC.fullmatch(spec)
+        name, version = matched.group("name", "version") if matched else (spec, "")
+        conda.append(spec)
+        names.add(name)
+        if name == "python" and not version.startswith(_OPERATORS_OF_RANGES):
+            python = version.lstrip("= ").partition("=")[0].partition(",")[0]
+    channels = tuple(_strings(content, "channels", file))
+    if names <= _OF_EVERY_ENVIRONMENT:
+        pip = ["setuptools", *pip] if "setuptools" in names else pip
+        conda, channels = [], ()
+    return Dependencies(
+        file.name,
+        tuple(_requirements(pip, file)),
+        python,
+        tuple(conda),
+        channels,
+        tuple(map(str, content.get("variables") or ())),
+    )
 
 
 def _list(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:

@@ -3,6 +3,10 @@
 All that is there once the model's requirements are installed becomes a constraint of the server's
 installation. So the model has what it was tested with, and where the server cannot do with that,
 the build ends and says which two packages are in each other's way.
+
+What conda has installed is a constraint of the model's own pip part as well. conda itself lets pip
+replace its packages; but pip replaces a package's modules only, and not the libraries that came
+with them, and other packages of conda's were built for the version that is then gone.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from pyfuncserver.image import conflict, slim
 from pyfuncserver.image.dependencies import Dependencies, name_of, without_other_servers
 
 OLDEST_MINOR, NEWEST_MINOR = 10, 13
+CONDA_TOOLS = ("py-rattler~=0.28.0", "pip>=24.2")
+"""What makes conda environments; and a pip that runs on every Python that they may have."""
 # What lies on PYTHONPATH is not in the environment, though pip would take it for installed.
 _VARIABLES = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -40,7 +46,7 @@ def minor_of(version: str) -> int | None:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment without pip, which is worked on from outside of it."""
+    """A virtual environment without pip, or one of conda's, worked on from outside of it."""
 
     prefix: Path
     out: TextIO
@@ -49,30 +55,41 @@ class Environment:
     def python(self) -> Path:
         return self.prefix / "bin" / "python"
 
-    def make(self) -> None:
+    def make(self, dependencies: Dependencies) -> None:
+        """Make it, by conda where the model asks for what only that has. Raises: StartupError"""
+        if dependencies.variables:
+            self._say(
+                f"WARNING: the variables of the model's {dependencies.source} are not set here: "
+                f"give the container {', '.join(dependencies.variables)}"
+            )
+        if dependencies.conda:
+            self._make_by_conda(dependencies)
+            return
+        self._compare_python(dependencies)
         command = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(self.prefix)]
         status, _ = self._run(command, None)
         if status:
             raise StartupError(f"the environment {self.prefix} cannot be made: see above")
 
     def install_model(self, dependencies: Dependencies, model: Path) -> None:
-        """Install what the model asks for. Raises: StartupError"""
-        _refuse_conda(dependencies)
-        self._compare_python(dependencies)
+        """Install what the model asks pip for. Raises: StartupError"""
         lines, notes = without_other_servers(dependencies.requirements)
         for note in notes:
             self._say(note)
         if not lines:
-            self._say("the model asks for no package")
+            self._say("the model asks pip for no package")
             return
         source = dependencies.source
+        is_conda = bool(dependencies.conda)
+        held = ["--constraint", _file(_constraints(self.packages()))] if is_conda else []
         # Paths in a requirement are meant from the model's folder on, as MLflow does it.
-        status, output = self._pip_install(["--requirement", _file(lines)], model)
+        status, output = self._pip_install([*held, "--requirement", _file(lines)], model)
         if status:
             found = conflict.find(output)
             raise StartupError(
-                f"{found.package} and {found.other}, which needs {found.needs}, cannot be "
-                f"installed together: change one of them in the model's {source}"
+                f"{found.package} and {found.opponent} cannot be installed together: change one "
+                f"of them in the model's {source}"
+                f"{', where pip leaves what conda has installed' if is_conda else ''}"
                 if found
                 else f"what the model's {source} asks for cannot be installed: "
                 f"{conflict.last_error(output) or 'see above'}"
@@ -90,9 +107,9 @@ class Environment:
             what = conflict.last_error(output) or "see above"
             raise StartupError(f"the server cannot be installed beside the model: {what}")
         raise StartupError(
-            f"{found.package}, which {self._who_needs(found.name)}, and {found.other}, which needs "
-            f"{found.needs}, cannot be installed together: the model has to be logged with another "
-            f"version of {found.name}"
+            f"{found.package}, which {self._who_needs(found.name)}, and {found.opponent} "
+            "cannot be installed together: the model has to be logged with another version of "
+            f"{found.name}"
         )
 
     def packages(self) -> Mapping[str, str]:
@@ -107,7 +124,8 @@ class Environment:
 
     def slim(self) -> int:
         """Remove what serving does not read; give the bytes that were saved."""
-        return sum(slim.slim(folder) for folder in self._site_packages())
+        saved = sum(slim.slim(folder) for folder in self._site_packages())
+        return saved + slim.slim_conda(self.prefix)
 
     def compile(self) -> None:
         """Compile what is left, on all CPUs: the container's root cannot be written.
@@ -115,8 +133,8 @@ class Environment:
         By the files' content and not their times, which a builder may change as it copies them.
         A file that does not compile, such as a template, is nobody's fault.
         """
-        options = ["-q", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
-        folders = [str(folder) for folder in self._site_packages()]
+        options = ["-q", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+        folders = [str(folder.parent) for folder in self._site_packages()]
         self._run([str(self.python), "-m", "compileall", *options, *folders], None, quiet=True)
 
     @property
@@ -140,7 +158,32 @@ class Environment:
         return metadata.distributions(path=[str(folder) for folder in self._site_packages()])
 
     def _site_packages(self) -> list[Path]:
-        return list(self.prefix.glob("lib/python3.*/site-packages"))
+        found = self.prefix.glob("lib/python3.*/site-packages")
+        # conda's Python has a link python3.1 beside the folder.
+        return [folder for folder in found if not folder.parent.is_symlink()]
+
+    def _make_by_conda(self, dependencies: Dependencies) -> None:
+        """Make it with the Python that the file asks for. Raises: StartupError"""
+        source, minor = dependencies.source, minor_of(dependencies.python)
+        if minor is not None and not OLDEST_MINOR <= minor <= NEWEST_MINOR:
+            raise StartupError(
+                f"the model's {source} asks for Python {dependencies.python}, and the server runs "
+                f"on Python 3.{OLDEST_MINOR} to 3.{NEWEST_MINOR}"
+            )
+        command = [
+            *(sys.executable, "-m", "pyfuncserver.image.conda", f"--prefix={self.prefix}"),
+            f"--python=>=3.{OLDEST_MINOR},<3.{NEWEST_MINOR + 1}",
+            *(f"--channel={channel}" for channel in dependencies.channels),
+            *(f"--spec={spec}" for spec in dependencies.conda),
+        ]
+        # Removed here: where it fails, threads of the process write until it is gone.
+        with tempfile.TemporaryDirectory() as cache:
+            status, output = self._run([*command, f"--cache={cache}"], None)
+        if status:
+            raise StartupError(
+                f"what the model's {source} asks conda for ({', '.join(dependencies.conda)}) "
+                f"cannot be installed: {conflict.last_error(output) or 'see above'}"
+            )
 
     def _compare_python(self, dependencies: Dependencies) -> None:
         wanted, own = minor_of(dependencies.python), sys.version_info.minor
@@ -177,16 +220,6 @@ class Environment:
                     self.out.write(line)
                     self.out.flush()
         return process.returncode, "".join(lines)
-
-
-def _refuse_conda(dependencies: Dependencies) -> None:
-    if dependencies.conda:
-        raise StartupError(
-            f"the model's {dependencies.source} asks conda for {', '.join(dependencies.conda)}, "
-            "and this image is made by pip: list under pip what pip can install and put the rest "
-            "into a base image of your own (BASE_IMAGE), or name a requirements.txt "
-            "(MODEL_DEPENDENCIES_URL)"
-        )
 
 
 def _constraints(packages: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,7 @@ from image.containers import (
     Engine,
     listens,
     not_tested,
+    save,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def _import_python(engine: Engine) -> None:
         _make_archive(archive)
     path = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
     engine.podman("import", "--change", f"ENV {path}", str(archive), PYTHON_IMAGE, timeout_s=200)
-    problem = engine.problem_of_containers(PYTHON_IMAGE)
+    problem = engine.problem_of_containers(PYTHON_IMAGE, "python", "-V")
     if problem:
         not_tested(f"podman runs no container here: {problem}")
 
@@ -158,16 +158,7 @@ def _bucket(moto: Path, model: Path) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "model"
-    code = Path(__file__).with_name("image_model.py")
-    with warnings.catch_warnings(record=True):
-        warnings.simplefilter("ignore")
-        mlflow.pyfunc.save_model(
-            str(path),
-            python_model=str(code),
-            code_paths=[str(ROOT / "test" / "models.py")],
-            pip_requirements=[f"mlflow=={mlflow.__version__}"],
-        )
-    return path
+    return save(path, "image_model.py", pip_requirements=[f"mlflow=={mlflow.__version__}"])
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""buildah and podman with images and containers of their own, and nothing of the machine's."""
+"""buildah and podman with images and containers of their own, and nothing of the machine's.
+
+And models for them, which any Python can load in the image.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ import shutil
 import socket
 import subprocess
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from harness import Daemon, free_port, wait_until
 
@@ -38,13 +43,26 @@ def listens(port: int) -> bool:
     return False
 
 
+def save(path: Path, code: str, **requirements: Any) -> Path:
+    """Save a model that is one of the files here."""
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            str(path),
+            python_model=str(Path(__file__).with_name(code)),
+            code_paths=[str(Path(__file__).parents[1] / "models.py")],
+            **requirements,
+        )
+    return path
+
+
 @dataclass(frozen=True)
 class Built:
     """An image, and what its build said."""
 
     name: str
     log: str
-    secret: str
+    secret: str = ""
     """The secret key that the build downloaded the model with."""
 
 
@@ -103,10 +121,10 @@ class Engine:
     def status(self, *arguments: str) -> int:
         return self.run(*_PODMAN, *arguments).returncode
 
-    def problem_of_containers(self, image: str) -> str:
+    def problem_of_containers(self, image: str, *command: str, flags: Sequence[str] = ()) -> str:
         """Run one and give what went wrong; empty where nothing did."""
-        options = ["--rm", "--network", "host", "--no-healthcheck", *_LIMITS]
-        done = self.run(*_PODMAN, "run", *options, image, "python", "-V")
+        options = ["--rm", "--network", "host", "--no-healthcheck", *_LIMITS, *flags]
+        done = self.run(*_PODMAN, "run", *options, image, *command)
         return done.stdout.strip()[-300:] if done.returncode else ""
 
     def inspect(self, image: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def container(engine: Engine, built: Built) -> Iterator[Container]:
 
 def test_the_build_tries_the_model_and_tells_sizes(built: Built) -> None:
     assert "the model /model can be loaded and served" in built.log
+    assert "rattler" not in built.log  # conda's packages are not asked for
     assert re.search(r"^pyfuncserver: /opt/merlin-model: [0-9.]+ MB$", built.log, re.MULTILINE)
     assert re.search(rf"^{built.name} is built: [0-9.]+ [MG]B$", built.log, re.MULTILINE)
 

@@ -43,6 +43,13 @@ def test_a_line_of_the_requirements_themselves() -> None:
     assert conflict.find(output) == Conflict("c==1.5", "b 1.0", "c>=2")
 
 
+def test_one_package_twice() -> None:
+    output = CONSTRAINED.replace("pyfuncserver 0.1.0 depends on", "The user requested")
+    found = conflict.find(output)
+    assert found == Conflict("tornado>=6.2", "tornado==5.1")
+    assert found.opponent == "tornado==5.1"
+
+
 def test_another_failure() -> None:
     output = "Collecting nothing\nERROR: No matching distribution found for nothing==1\n"
     assert conflict.find(output) is None

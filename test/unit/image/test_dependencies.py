@@ -101,6 +101,10 @@ def test_conda_yaml_without_more_than_pip(files: Files) -> None:
     assert found == Dependencies("conda.yaml", ("mlflow==3.1.0", "xgboost==2.0.0"), "3.10.13")
 
 
+def test_names_of_variables(files: Files) -> None:
+    assert read(files, f"{CONDA}variables:\n  A: 1\n  B: two\n").variables == ("A", "B")
+
+
 @pytest.mark.parametrize("name", ["conda.yaml", "9f86d081884c7d659a2feaa0c55ad015"])
 def test_a_file_is_known_by_its_content(files: Files, name: str) -> None:
     assert read(files, CONDA, name).requirements == ("mlflow==3.1.0", "xgboost==2.0.0")
@@ -112,7 +116,33 @@ def test_conda_yaml_goes_first_where_it_asks_for_more(files: Files) -> None:
     root = files({"conda.yaml": text, "python_env.yaml": PYTHON_ENV, "requirements.txt": "a"})
     found = dependencies.of_model(root)
     assert found.source == "conda.yaml"
-    assert found.conda == ("conda-forge::cudatoolkit=11.8", "gcc")
+    specs = ("python=3.10.13", "conda-forge::cudatoolkit=11.8", "gcc", "pip<=23.2.1")
+    assert (found.conda, found.channels) == (specs, ("conda-forge",))
+    assert found.requirements == ("mlflow==3.1.0", "xgboost==2.0.0")
+
+
+def test_conda_brings_the_setuptools_that_its_file_lists(files: Files) -> None:
+    text = CONDA.replace("- pip<=", "- setuptools<70\n- pip<=")
+    assert read(files, text).requirements[0] == "setuptools"
+    found = read(files, text.replace("- pip<=", "- gcc\n- pip<="))
+    assert found.requirements[0] == "mlflow==3.1.0"
+    assert "setuptools<70" in found.conda
+
+
+@pytest.mark.parametrize(
+    ("spec", "python"),
+    [
+        ("python==3.10.13", "3.10.13"),
+        ("python 3.11.*", "3.11.*"),
+        ("python=3.11.7=h955ad1f_0", "3.11.7"),
+        ("conda-forge::python=3.12", "3.12"),
+        ("python>=3.8", ""),
+        ("python <3.12,>=3.8", ""),
+        ("python", ""),
+    ],
+)
+def test_a_range_of_pythons_is_not_the_models_own(files: Files, spec: str, python: str) -> None:
+    assert read(files, CONDA.replace("python=3.10.13", spec)).python == python
 
 
 def test_requirements_alone(files: Files) -> None:

@@ -18,22 +18,15 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(index: Path) -> Make:
     """Give `make(name, version, requires)`, which puts a wheel where pip finds it."""
-    index = tmp_path / "index"
-    index.mkdir()
-    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     return lambda name, version, requires=(): small_wheels.make(index, name, version, requires)
 
 
 @pytest.fixture
 def environment(tmp_path: Path, make: Make) -> Environment:
     made = Environment(tmp_path / "merlin-model", io.StringIO())
-    made.make()
+    made.make(asked())
     return made
 
 
@@ -135,22 +128,23 @@ def unmade(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "merlin-model", io.StringIO())
 
 
-def test_conda_packages_are_refused(unmade: Environment, tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=r"conda.yaml asks conda for gcc, cudatoolkit=11.8, "):
-        unmade.install_model(
-            Dependencies("conda.yaml", (), conda=("gcc", "cudatoolkit=11.8")), tmp_path
-        )
-
-
-def test_another_python(unmade: Environment, tmp_path: Path) -> None:
-    unmade.install_model(Dependencies("python_env.yaml", (), python="3.7.1"), tmp_path)
+def test_another_python(unmade: Environment) -> None:
+    unmade.make(Dependencies("python_env.yaml", (), python="3.7.1"))
     own = f"this image has 3.{sys.version_info.minor}"
     assert f"WARNING: the model's python_env.yaml says Python 3.7.1, and {own}" in told(unmade)
 
 
-def test_no_warning_about_the_same_python(unmade: Environment, tmp_path: Path) -> None:
+def test_variables_that_conda_would_set(unmade: Environment) -> None:
+    unmade.make(Dependencies("conda.yaml", variables=("GDAL_DATA", "OMP_NUM_THREADS")))
+    assert (
+        "WARNING: the variables of the model's conda.yaml are not set here: give the container "
+        "GDAL_DATA, OMP_NUM_THREADS\n" in told(unmade)
+    )
+
+
+def test_no_warning_about_the_same_python(unmade: Environment) -> None:
     own = f"3.{sys.version_info.minor}.99"
-    unmade.install_model(Dependencies("python_env.yaml", (), python=own), tmp_path)
+    unmade.make(Dependencies("python_env.yaml", (), python=own))
     assert "WARNING" not in told(unmade)
 
 
