@@ -94,7 +94,7 @@ def _be_the_child(child: Callable[[], int]) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """End a forked process at once: its parent's exit functions are not its own to run."""
+    """End this process at once, with no exit functions: of a forked one they are its parent's."""
     _flush()
     os._exit(status)
 

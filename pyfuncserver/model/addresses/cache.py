@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ KEPT_ENTRIES = 3
 """The entries used last stay, in use or not: the model before this one, for a way back."""
 KEPT_S = 3600.0
 """How long a draft waits for somebody who goes on with it."""
+SETTLED_S = 60.0
+"""After it was used so long ago an entry is held by whoever has asked for it, or by nobody."""
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _DRAFT = re.compile(r"[0-9a-f]{32}\.draft")
@@ -106,15 +109,22 @@ def hold(path: Path) -> int | None:
     try:
         descriptor = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        raise StartupError(f"the fetched model {path} is gone: something has removed it") from None
+        raise _gone(path) from None
     except OSError as error:
         log.debug("%s cannot be opened: %s", entry, error)
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # after somebody who is removing it
     except OSError as error:  # a file system without locks
         log.debug("%s cannot be locked: %s", entry, error)
+    if not _is_still(descriptor, entry):
+        os.close(descriptor)
+        raise _gone(path)
     return descriptor
+
+
+def _gone(path: Path) -> StartupError:
+    return StartupError(f"the fetched model {path} is gone: something has removed it")
 
 
 class Entry:
@@ -175,19 +185,37 @@ class Entry:
 
     def tidy(self) -> None:
         """Remove what was not used for long and is not in use, but neither this nor its draft."""
+        found = self._others()
+        entries = [p for p in found if _KEY.fullmatch(p.name)]
+        drafts = [p for p in found if not _KEY.fullmatch(p.name) and _unused_s(p) > KEPT_S]
+        for path in [*entries[KEPT_ENTRIES - 1 :], *drafts]:
+            _remove_unused(path, "not used for long")
+
+    def make_room(self, needed: int) -> int:
+        """Remove what is not in use, the oldest first, while less than so many bytes are free.
+
+        Gives the bytes that are free then.
+        """
+        for path in reversed(self._others()):
+            if shutil.disk_usage(self._cache).free >= needed:
+                break
+            if _unused_s(path) > SETTLED_S and not path.name.startswith(PEEK):
+                _remove_unused(path, "the disk is full")
+        return shutil.disk_usage(self._cache).free
+
+    def _others(self) -> list[Path]:
+        """List the other entries, drafts and looks, the last used first; empty the trash."""
         try:
-            found = sorted(self._cache.iterdir(), key=_used_at, reverse=True)
+            found = sorted(self._cache.iterdir(), key=_unused_s)
         except OSError as error:
             log.warning("%s cannot be tidied: %s", self._cache, error.strerror)
-            return
-        entries = [p for p in found if _KEY.fullmatch(p.name) and p != self.path]
-        old = [p for p in found if time.time() - _used_at(p) > KEPT_S]
-        drafts = [p for p in old if _DRAFT.fullmatch(p.name) or p.name.startswith(PEEK)]
-        for path in [*entries[KEPT_ENTRIES - 1 :], *drafts]:
-            _remove_unused(path)
+            return []
         for path in found:
-            if path.name.startswith(_REMOVED):
+            # Not what somebody is about to move something into.
+            if path.name.startswith(_REMOVED) and _unused_s(path) > SETTLED_S:
                 shutil.rmtree(path, ignore_errors=True)
+        kinds = re.compile(f"{_KEY.pattern}|{_DRAFT.pattern}|{PEEK}.*")
+        return [p for p in found if kinds.fullmatch(p.name) and p not in (self.path, self._draft)]
 
 
 class Draft:
@@ -258,14 +286,14 @@ def _is_there(root: Path, item: Item) -> bool:
     return stat.S_ISREG(found.st_mode) and item.size in {None, found.st_size}
 
 
-def _used_at(path: Path) -> float:
+def _unused_s(path: Path) -> float:
     try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+        return time.time() - path.stat().st_mtime
+    except OSError:  # somebody has removed it
+        return math.inf
 
 
-def _remove_unused(path: Path) -> None:
+def _remove_unused(path: Path, why: str) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # somebody else has removed it
@@ -273,7 +301,7 @@ def _remove_unused(path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove(path)
-        log.info("removed %s from the models' cache: not used for long", path.name)
+        log.info("removed %s from the models' cache: %s", path.name, why)
     except OSError as error:  # in use; or it cannot be locked
         log.debug("%s is left where it is: %s", path, error)
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +35,7 @@ def fetch(address: str, cache: Path) -> Path:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # MLflow would give its loggers, and some of others, a handler and a format of its own.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-    with redacted_logs(), source.variables(QUIET):
+    with redacted_logs(), source.variables({**QUIET, **source.RETRIES}):
         try:
             return _fetch(address, cache)
         except Exception as error:
@@ -47,6 +46,7 @@ def fetch(address: str, cache: Path) -> Path:
 
 def _fetch(address: str, cache: Path) -> Path:
     source.check(address)
+    log.info("asking for %s", shown(address))
     sources = source.resolve(address)
     local = _on_this_machine(sources)
     if local is not None:
@@ -79,7 +79,7 @@ def _on_this_machine(sources: list[Source]) -> Path | None:
 
 
 def _look(sources: list[Source], cache: Path) -> Listing:
-    found = listing.take(sources)
+    found = _listed(sources)
 
     def peek(item: Item, path: Path) -> None:
         download.fetch_file(found, item, path)
@@ -88,8 +88,13 @@ def _look(sources: list[Source], cache: Path) -> Listing:
         try:
             return listing.identified(found, cache, peek)
         except Incomplete:  # changed since it was listed
-            found = listing.take(sources)
+            found = _listed(sources)
     return listing.identified(found, cache, peek)
+
+
+def _listed(sources: list[Source]) -> Listing:
+    with source.variables(source.PATIENCE):
+        return listing.take(sources)
 
 
 def _brought(
@@ -105,7 +110,7 @@ def _brought(
         if _is_cached(address, entry, found):  # by the one that was waited for
             entry.discard()
             return path
-        _check_room(cache, [item for item in found.items if not draft.has(item)])
+        _check_room(entry, cache, [item for item in found.items if not draft.has(item)])
         try:
             download.bring(found, draft)
         except Exception as error:
@@ -136,8 +141,9 @@ def _is_cached(address: str, entry: Entry, found: Listing) -> bool:
     return True
 
 
-def _check_room(cache: Path, missing: list[Item]) -> None:
-    needed, free = sum(item.size or 0 for item in missing), shutil.disk_usage(cache).free
+def _check_room(entry: Entry, cache: Path, missing: list[Item]) -> None:
+    needed = sum(item.size or 0 for item in missing)
+    free = entry.make_room(needed)
     if needed > free:
         raise Unfetchable(
             f"it needs {needed / progress.MEGABYTE:.1f} MB more, and the disk of {cache} has "

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pyfuncserver.model.addresses.failure import Unfetchable
-from pyfuncserver.model.addresses.source import Source, parent_of
+from pyfuncserver.model.addresses.source import HTTP_SCHEMES, Source, at, parent_of
 
 MLMODEL = "MLmodel"
 PEEK = "peek-"
@@ -145,7 +145,8 @@ def _single_file(source: Source) -> Listing | None:
 def _checked(item: Item) -> Item:
     """Refuse a path that would lead out of the cache; a store may hold any name."""
     path = PurePosixPath(item.path)
-    if path.is_absolute() or ".." in path.parts or _CONTROL.search(item.path):
+    is_plain = str(path) == item.path  # else another name may mean the same file
+    if not is_plain or path.is_absolute() or ".." in path.parts or _CONTROL.search(item.path):
         raise Unfetchable(f"it holds a file whose name cannot be used: {item.path!r}")
     return item
 
@@ -155,17 +156,24 @@ def _item(info: Any) -> Item:
 
 
 def _listed_by_mlflow(source: Source, _: str) -> Iterator[Item]:
-    yield from _walk(source.repository, None, 0)
+    yield from _walk(source, None, 0)
 
 
-def _walk(repository: Any, path: str | None, depth: int) -> Iterator[Item]:
+def _walk(source: Source, path: str | None, depth: int) -> Iterator[Item]:
     if depth > DEEPEST:
         raise Unfetchable(f"its directories are nested more than {DEEPEST} deep")
-    for info in repository.list_artifacts(path):
+    infos = source.repository.list_artifacts(path)
+    if path and not infos and urlsplit(source.location).scheme in HTTP_SCHEMES:
+        # MLflow lists a directory that holds one file, of the directory's name, as if it were
+        # that file: as empty. It does not at the root of a repository.
+        inner = at(f"{source.location.rstrip('/')}/{path}")
+        for item in _walk(inner, None, depth):
+            yield replace(item, path=f"{path}/{item.path}")
+    for info in infos:
         if info.path in {".", path}:  # some stores list a directory in itself
             continue
         if info.is_dir:
-            yield from _walk(repository, info.path, depth + 1)
+            yield from _walk(source, info.path, depth + 1)
         else:
             yield _item(info)
 
@@ -175,8 +183,7 @@ def _listed_by_s3(source: Source, end: str) -> Iterator[Item]:
 
     With ETags, which MLflow leaves out, and a thousand objects a request.
     """
-    bucket, key = _bucket_and_key(source.location)
-    prefix = f"{key}{end}" if key else ""
+    bucket, prefix = _bucket_and_prefix(source.location, end)
     pages = source.repository._get_s3_client().get_paginator("list_objects_v2")
     limit = (
         {} if end else {"MaxItems": 1, "PageSize": 1}
@@ -192,8 +199,7 @@ def _listed_by_gcs(source: Source, end: str) -> Iterator[Item]:
     """List as :func:`_listed_by_s3` does, with generations."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    bucket, key = _bucket_and_key(source.location)
-    prefix = f"{key}{end}" if key else ""
+    bucket, prefix = _bucket_and_prefix(source.location, end)
     retry = DEFAULT_RETRY.with_deadline(PATIENCE_S)
     repository = source.repository  # MLflow 1.26's makes a client for each file
     client = repository.client if hasattr(repository, "client") else repository.gcs.Client()
@@ -202,9 +208,24 @@ def _listed_by_gcs(source: Source, end: str) -> Iterator[Item]:
         if end and blob.name.endswith("/"):
             continue
         version = blob.generation or blob.etag or ""
-        yield Item(blob.name[len(prefix) :], int(blob.size), str(version))
+        is_unpacked = blob.content_encoding == "gzip"  # by Google's library: it comes longer
+        size = None if is_unpacked else int(blob.size)
+        yield Item(blob.name[len(prefix) :], size, str(version))
 
 
-def _bucket_and_key(location: str) -> tuple[str, str]:
+def _bucket_and_prefix(location: str, end: str) -> tuple[str, str]:
+    """Take a location apart as MLflow does, which will download from there.
+
+    Raises: Unfetchable where MLflow would take another one for it.
+    """
     parts = urlsplit(location)
-    return parts.netloc, parts.path.strip("/")
+    if not parts.netloc:
+        raise Unfetchable(f"it names no bucket ({parts.scheme}://BUCKET/PATH)")
+    if "@" in parts.netloc:
+        raise Unfetchable("credentials cannot be a part of it; they belong into variables")
+    if "?" in location or "#" in location:
+        raise Unfetchable("MLflow reads no such address that holds a ? or a #")
+    key = parts.path.removeprefix("/")
+    if not end:
+        return parts.netloc, key.rstrip("/")
+    return parts.netloc, key if not key or key.endswith("/") else f"{key}/"

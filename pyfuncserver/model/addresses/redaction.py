@@ -25,7 +25,8 @@ SECRET_VARIABLES = (
     "MLFLOW_TRACKING_TOKEN",
 )
 
-_USER = re.compile(r"(?<=://)[^\s/'\"<>]*@")  # up to the last @ of the authority
+# Up to the last @ of the authority; or where a password holds a slash that should be encoded.
+_USER = re.compile(r"(?<=://)(?:[^\s/'\"<>]*@|[^\s/:'\"<>]*:(?!\d+(?:[/\s'\"<>]|$))[^\s'\"<>]*@)")
 _QUERY = re.compile(r"\?[^\s'\"<>)?=&]+=[^\s'\"<>)]*")
 _HEADER = re.compile(
     r"(?i)(\b(?:authorization|x-amz-security-token)['\"]?\s*[:=]\s*b?['\"]?)[^'\"\n]+"

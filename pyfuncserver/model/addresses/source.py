@@ -20,15 +20,17 @@ from pyfuncserver.model.addresses.redaction import shown
 
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 HTTP_SCHEMES = frozenset({"http", "https"})
+NOT_FOUND = 404
 # Where a tracking server serves artifacts (MLflow's REST API, "mlflow-artifacts").
 ARTIFACTS_ENDPOINT = "/mlflow-artifacts/artifacts"
 # MLflow itself goes on for some four minutes, with 120 s for each attempt. A server that is down
 # is to be told of while somebody looks. (MLflow 1.26 has no such variables, and takes a minute.)
-PATIENCE = {
+RETRIES = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+# Not for downloads: a server may have to fetch a file itself before it sends the first byte.
+PATIENCE = {**RETRIES, "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ def _innermost(repository: Any) -> Source:
 def _logged_model(repository: Any, address: str) -> list[Source]:
     """Find the model that a run has logged under the name: MLflow 3 keeps it beside the run."""
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
     if not hasattr(client, "search_logged_models"):
@@ -118,18 +121,30 @@ def _logged_model(repository: Any, address: str) -> list[Source]:
     if not name:
         return []
     experiment = client.get_run(run_id).info.experiment_id
-    token, wanted = None, f"name = '{name}'"
-    while True:
-        page = client.search_logged_models([experiment], filter_string=wanted, page_token=token)
-        for model in page:
+    try:
+        for model in _models_named(name, experiment, client):
             if model.source_run_id == run_id:
-                return [_at(f"{model.artifact_location}/{inside}".rstrip("/"))]
+                return [at(f"{model.artifact_location}/{inside}".rstrip("/"))]
+    except MlflowException as error:
+        if error.get_http_status_code() != NOT_FOUND:
+            raise
+        log.debug("the tracking server is older than MLflow 3: %s", error)
+    return []
+
+
+def _models_named(name: str, experiment: str, client: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_logged_models(
+            [experiment], filter_string=f"name = '{name}'", page_token=token
+        )
+        yield from page
         token = page.token
         if not token:
-            return []
+            return
 
 
-def _at(location: str) -> Source:
+def at(location: str) -> Source:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return _innermost(get_artifact_repository(location))
@@ -141,4 +156,4 @@ def parent_of(source: Source) -> tuple[Source, str] | None:
     at_root = parent.endswith(("/", ":")) or not name
     if at_root or (urlsplit(parent).scheme in HTTP_SCHEMES and ARTIFACTS_ENDPOINT not in parent):
         return None
-    return _at(parent), name
+    return at(parent), name

@@ -103,6 +103,8 @@ def test_nothing_heavy_is_imported(run_script: Callable[..., str]) -> None:
         ("s3://bucket/a@b/c", "s3://bucket/a@b/c"),
         ("models:/a@champion", "models:/a@champion"),
         ("http://me:se@cret@host/a", "http://***@host/a"),
+        ("http://me:se/cret@host/a", "http://***@host/a"),
+        ("http://host:80/a@b", "http://host:80/a@b"),
         ("'http://me:secret@host/a' and http://b@c", "'http://***@host/a' and http://***@c"),
         ("https://host/a?X-Amz-Signature=abc&b=c is bad", "https://host/a?*** is bad"),
         ("url: /a?sig=abc (Caused by x)", "url: /a?*** (Caused by x)"),

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,6 +151,45 @@ def test_what_is_in_use_is_kept(tmp_path: Path) -> None:
     assert not used.path.exists()
 
 
+def test_room_is_made_by_what_nobody_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has room for as many entries as are there."""
+    used, old, draft = (fill(tmp_path, key, LONG_AGO - age) for age, key in enumerate(KEYS[:3]))
+    draft.path.rename(tmp_path / f"{KEYS[2]}.draft")
+    recent = fill(tmp_path, KEYS[3])
+
+    def usage(path: Path) -> Any:
+        free = 4 * (4 - len(list(path.iterdir())))
+        return shutil._ntuple_diskusage(16, 16 - free, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    descriptor = addresses.hold(used.path)
+    assert descriptor is not None
+    try:
+        assert Entry(tmp_path, KEYS[4]).make_room(4) == 4
+        assert {p.name for p in tmp_path.iterdir()} == {
+            used.path.name,
+            f"{KEYS[2]}.draft",
+            recent.path.name,
+        }
+        assert not old.path.exists()
+        assert Entry(tmp_path, KEYS[4]).make_room(12) == 8, "the one in use, and the new one, stay"
+    finally:
+        os.close(descriptor)
+
+
+def test_what_is_being_removed_cannot_be_held(tmp_path: Path) -> None:
+    entry = fill(tmp_path, KEYS[0])
+    remover = os.open(entry.path, os.O_RDONLY)
+    fcntl.flock(remover, fcntl.LOCK_EX)
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(addresses.hold, entry.path)
+        assert not wait([held], 0.1).done
+        entry.path.rename(tmp_path / "removed-x")
+        os.close(remover)
+        with pytest.raises(StartupError, match="is gone: something has removed it"):
+            held.result()
+
+
 def test_what_is_in_no_cache_needs_no_hold(tmp_path: Path) -> None:
     assert addresses.hold(tmp_path) is None
     with pytest.raises(StartupError, match="is gone: something has removed it"):
@@ -162,6 +204,7 @@ def leftovers(tmp_path: Path) -> Iterator[dict[str, Path]]:
         "new draft": f"{KEYS[3]}.draft",
         "old peek": "peek-x",
         "removed": "removed-x",
+        "new trash": "removed-y",
         "a stranger's": "notes",
     }
     paths = {what: tmp_path / name for what, name in names.items()}
@@ -178,4 +221,4 @@ def leftovers(tmp_path: Path) -> Iterator[dict[str, Path]]:
 def test_leftovers_are_removed(tmp_path: Path, leftovers: dict[str, Path]) -> None:
     fill(tmp_path, KEYS[0]).tidy()
     kept = {what for what, path in leftovers.items() if path.exists()}
-    assert kept == {"draft at work", "new draft", "a stranger's"}
+    assert kept == {"draft at work", "new draft", "new trash", "a stranger's"}

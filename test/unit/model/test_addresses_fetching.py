@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import os
 import shutil
+import socket
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +212,49 @@ def test_disk_that_is_too_small(
     assert set(store.fetched) == {"MLmodel"}
 
 
+def test_old_models_make_room(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = addresses.fetch(ADDRESS, tmp_path)
+    long_ago = time.time() - 2 * caches.SETTLED_S
+    os.utime(old, (long_ago, long_ago))
+
+    def usage(path: Path) -> Any:
+        return shutil._ntuple_diskusage(20, 0, 0 if old.exists() else 20)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    store.files["MLmodel"] = b"id: 2"
+    assert contents(addresses.fetch(ADDRESS, tmp_path)) == store.files
+    assert not old.exists()
+
+
+def test_server_that_is_down_is_given_up_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's library would try seven times more, with pauses that add up to four minutes."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    calls: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, caller = listener.accept()
+                    calls.append(caller)
+                    connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        port = listener.getsockname()[1]
+        try:
+            refusal(f"http://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts/0/x", tmp_path)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert len(calls) == 4
+
+
 def test_changed_while_it_is_fetched(store: Store, tmp_path: Path) -> None:
     """Once in a way that shows in a length, once in an id."""
     changes = iter(
@@ -233,7 +281,9 @@ def test_changing_all_the_time(store: Store, tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".draft")]
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "a/../../b", "a\nb", "a/./b", "a//b"]
+)
 def test_names_that_lead_elsewhere(store: Store, tmp_path: Path, name: str) -> None:
     store.odd_names = [name]
     assert "whose name cannot be used" in refusal(ADDRESS, tmp_path)
@@ -297,8 +347,6 @@ def test_progress_on_a_terminal(
 def test_variables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    import os
-
     with source.variables(source.PATIENCE):
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
