@@ -7,11 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import kind_models
 import numpy as np
 import pytest
 from harness import Daemon, run_daemon_expecting_exit
 from kind_models import IRIS, ROWS, post
+
+from pyfuncserver.errors import InvalidInput
+from pyfuncserver.model import kinds
 
 lightgbm = pytest.importorskip("lightgbm", reason="lightgbm IS NOT INSTALLED")
 xgboost = pytest.importorskip("xgboost", reason="xgboost IS NOT INSTALLED")
@@ -21,22 +25,26 @@ LETTERS = ["a", "b", "c", "d"]
 MISSING = [[5.1, None, 1.4, 0.2], [6.7, 3.0, None, 2.3]]
 
 
-def save_xgboost(path: Path, names: list[str] | None, objective: str = "multi:softprob") -> Any:
+def save_xgboost(path: Path, names: list[str] | None, trees: int = 3) -> Any:
     data = xgboost.DMatrix(IRIS.data, IRIS.target, feature_names=names)
-    options = {"objective": objective, "num_class": 3, "nthread": 1}
-    booster = xgboost.train(options, data, 3)
+    options = {"objective": "multi:softprob", "num_class": 3, "nthread": 1}
+    booster = xgboost.train(options, data, trees)
     path.write_bytes(booster.save_raw("json" if path.suffix == ".json" else "ubj"))
     return lambda rows: booster.predict(
         xgboost.DMatrix(np.array(rows, np.float32), feature_names=names)
     )
 
 
-def save_lightgbm(path: Path, names: list[str] | None) -> Any:
+def save_lightgbm(path: Path, names: list[str] | None, trees: int = 3) -> Any:
     data = lightgbm.Dataset(IRIS.data, IRIS.target, feature_name=names or "auto")
     options = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1}
-    booster = lightgbm.train(options, data, 3)
+    booster = lightgbm.train(options, data, trees)
     booster.save_model(path)
     return lambda rows: booster.predict(np.array(rows, float))
+
+
+def loaded(path: Path) -> Any:
+    return kinds.artefact_of(kinds.load(kinds.find(path), kinds.Options()))
 
 
 SAVED = [
@@ -105,6 +113,14 @@ def test_what_else_it_can_tell(served: Any) -> None:
     assert answer.status == 400
 
 
+def test_no_rows(served: Any) -> None:
+    daemon, _, _, _ = served
+    empty = {"name": "x", "datatype": "FP32", "shape": [0, 4], "data": []}
+    (output,) = kind_models.v2(daemon, empty).json()["outputs"]
+    assert (output["shape"], output["data"]) == ([0, 3], [])
+    assert kind_models.v2_grpc(daemon, ("x", np.zeros((0, 4), np.float32))) == {"predict": []}
+
+
 def test_bad_input(served: Any) -> None:
     daemon, _, _, _ = served
     for rows in ([[1, 2]], [["secret", 1, 2, 3]], [[1, 2, 3, 4], [1]], [1, 2, 3, 4], []):
@@ -113,12 +129,62 @@ def test_bad_input(served: Any) -> None:
         assert "secret" not in answer.text
 
 
-def test_two_threads_of_openmp_and_two_workers(tmp_path: Path) -> None:
-    expected = save_xgboost(tmp_path / "m.ubj", None)
-    with Daemon(tmp_path, env={**BOTH, "OMP_NUM_THREADS": "2"}) as daemon:
-        for _ in range(20):
-            found = daemon.predict({"instances": ROWS}).json()["predictions"]
-            np.testing.assert_allclose(found, expected(ROWS), rtol=1e-5)
+def test_an_infinite_value(served: Any) -> None:
+    daemon, expected, _, kind = served
+    rows = np.array(ROWS, np.float32)
+    rows[0, 0] = np.inf
+    if kind == "lightgbm":
+        found = kind_models.v2_grpc(daemon, ("x", rows))["predict"]
+        np.testing.assert_allclose(found, expected(rows), rtol=1e-5)
+        return
+    with pytest.raises(grpc.RpcError, match="has an infinite value") as raised:
+        kind_models.v2_grpc(daemon, ("x", rows))
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    answer = post(daemon, daemon.predict_path, {"instances": [[1e300, 1, 2, 3]]})
+    assert answer.status == 400
+    assert "a number that is too large" in answer.text
+
+
+def test_two_things_at_once_that_it_can_tell(served: Any) -> None:
+    daemon, _, _, kind = served
+    contributions = "pred_contribs" if kind == "xgboost" else "pred_contrib"
+    params = {"pred_leaf": True, contributions: True}
+    answer = post(daemon, daemon.predict_path, {"instances": ROWS, "params": params})
+    assert answer.status == 400
+    assert f"pred_leaf and {contributions}" in answer.text
+
+
+def test_what_a_linear_booster_cannot_tell(tmp_path: Path) -> None:
+    data = xgboost.DMatrix(IRIS.data, IRIS.target)
+    xgboost.train({"booster": "gblinear"}, data, 3).save_model(tmp_path / "m.json")
+    model = loaded(tmp_path)
+    with pytest.raises(InvalidInput, match="This booster does not tell pred_leaf"):
+        model.predict(model.read(ROWS), {"pred_leaf": True})
+
+
+def test_names_with_spaces(tmp_path: Path) -> None:
+    """LightGBM saves them with underscores; clients have the names of the data."""
+    data = lightgbm.Dataset(kind_models.FRAME, IRIS.target)
+    booster = lightgbm.train({"objective": "regression", "verbose": -1, "num_threads": 1}, data, 3)
+    booster.save_model(tmp_path / "m.txt")
+    model = loaded(tmp_path)
+    rows = kind_models.FRAME[:3]
+    for data in (rows, rows.to_dict("records"), rows.to_dict("list")):
+        np.testing.assert_allclose(model.predict(model.read(data)), booster.predict(rows))
+
+
+def test_many_rows_with_two_threads(tmp_path: Path) -> None:
+    """Loading many trees may start OpenMP's threads, which a fork would lose."""
+    rows = np.tile(IRIS.data, (100, 1))
+    for save in (save_xgboost, save_lightgbm):
+        path = tmp_path / f"{save.__name__}.{'ubj' if save is save_xgboost else 'txt'}"
+        expected = save(path, None, trees=50)
+        with Daemon(path, env={**BOTH, "OMP_NUM_THREADS": "2"}) as daemon:
+            with ThreadPoolExecutor(4) as pool:
+                ask = [pool.submit(kind_models.v2_grpc, daemon, ("x", rows)) for _ in range(8)]
+                found = [future.result(timeout=120)["predict"] for future in ask]
+            for one in found:
+                np.testing.assert_allclose(one, expected(rows), rtol=1e-4)
 
 
 def complaint(path: Path, **env: str) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import kind_models
 import numpy as np
+import pandas as pd
 import pytest
 from harness import Daemon, run_daemon_expecting_exit
 from kind_models import IRIS, ROWS, post, v2, v2_grpc, v2_outputs, v2_tensor
+
+from pyfuncserver.errors import InvalidInput
+from pyfuncserver.model import kinds
+from pyfuncserver.model.kinds.onnx import Graph
 
 onnx = pytest.importorskip("onnx", reason="onnx IS NOT INSTALLED")
 pytest.importorskip("onnxruntime", reason="onnxruntime IS NOT INSTALLED")
@@ -19,7 +25,7 @@ skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx IS NOT INSTALLED")
 
 BOTH = {"CARAML_PROTOCOL": "HTTP_JSON,UPI_V1"}
 V1 = "/v1/models/model-1:predict"
-Value = tuple[str, str, list[Any]]
+Value = tuple[str, str, list[Any] | None]
 
 
 def save_classifier(path: Path) -> Path:
@@ -29,17 +35,36 @@ def save_classifier(path: Path) -> Path:
     return path
 
 
-def save_graph(path: Path, nodes: list[Any], inputs: list[Value], outputs: list[Value]) -> Path:
+def save_graph(
+    path: Path,
+    nodes: list[Any],
+    inputs: list[Value],
+    outputs: list[Value],
+    constants: Sequence[Any] = (),
+) -> Path:
     def values(specs: list[Value]) -> list[Any]:
         kinds = onnx.TensorProto
         make = onnx.helper.make_tensor_value_info
         return [make(name, getattr(kinds, kind), shape) for name, kind, shape in specs]
 
-    graph = onnx.helper.make_graph(nodes, "graph", values(inputs), values(outputs))
+    graph = onnx.helper.make_graph(nodes, "graph", values(inputs), values(outputs), constants)
     opsets = [onnx.helper.make_opsetid("", 17)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def negation(path: Path, kind: str, shape: Any, operator: str = "Neg") -> Graph:
+    nodes = [onnx.helper.make_node(operator, ["x"], ["y"])]
+    return saved(path, nodes, [("x", kind, shape)], [("y", kind, shape)])
+
+
+def saved(path: Path, nodes: list[Any], inputs: list[Value], outputs: list[Value]) -> Graph:
+    """Save a graph, and load it here."""
+    save_graph(path / "m.onnx", nodes, inputs, outputs)
+    graph = kinds.artefact_of(kinds.load(kinds.find(path), kinds.Options()))
+    assert isinstance(graph, Graph)
+    return graph
 
 
 def save_joined(path: Path) -> Path:
@@ -109,6 +134,12 @@ def test_all_outputs(classifier: Daemon) -> None:
     np.testing.assert_allclose(v2_outputs(answer)["output_probability"], expected, atol=1e-5)
 
 
+def test_no_rows(classifier: Daemon) -> None:
+    empty = {"name": "X", "datatype": "FP32", "shape": [0, 4], "data": []}
+    found = v2(classifier, empty).json()["outputs"]
+    assert [(it["datatype"], it["shape"]) for it in found] == [("INT64", [0]), ("FP32", [0, 0])]
+
+
 def test_metadata(classifier: Daemon, joined: Daemon) -> None:
     told = kind_models.metadata(classifier)
     assert told["platform"] == "onnx_onnxv1"
@@ -159,6 +190,8 @@ def test_rows_of_several_clients_are_put_together(joined: Daemon) -> None:
         ({"size": ["secret"], "count": [1], "name": ["a"]}, "Input 'size' holds what is no float"),
         ({"size": [1], "count": [1], "name": [3]}, "Input 'name' holds what is no string"),
         ({"size": [[1, 2]], "count": [1], "name": ["a"]}, "'size' is of the shape [-1, 1]"),
+        ({"size": [1e300], "count": [1], "name": ["a"]}, "'size' has a number that is too large"),
+        ({"size": [1, 2], "count": [1, 2, 3], "name": ["a"]}, "do not fit the model's graph"),
         ([[1, 2, 3]], "takes its inputs by name: size, count, name"),
     ],
 )
@@ -167,6 +200,88 @@ def test_bad_input(joined: Daemon, data: Any, said: str) -> None:
     assert answer.status == 400
     assert said in answer.json()["reason"]
     assert "secret" not in answer.text
+    assert not any("onnxruntime:" in line for line in joined.log_lines())  # its own complaints
+
+
+def test_what_only_the_graph_refuses(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Reshape", ["x", "to"], ["y"])]
+    to = onnx.helper.make_tensor("to", onnx.TensorProto.INT64, [2], [-1, 4])
+    inputs: list[Value] = [("x", "FLOAT", ["n", "k"])]
+    save_graph(tmp_path / "m.onnx", nodes, inputs, [("y", "FLOAT", None)], [to])
+    with Daemon(tmp_path, env=BOTH) as daemon:
+        assert v2(daemon, v2_tensor("x", "FP32", ROWS)).status == 200
+        answer = v2(daemon, v2_tensor("x", "FP32", [[1, 2, 3]]))
+        assert (answer.status, answer.json()) == (
+            400,
+            {"error": "The inputs do not fit the model's graph, or one another"},
+        )
+        with pytest.raises(grpc.RpcError) as raised:
+            v2_grpc(daemon, ("x", np.ones((1, 3), np.float32)))
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        empty = v2(daemon, v2_tensor("x", "FP32", np.zeros((0, 4))))
+        assert empty.json()["outputs"][0]["shape"] == [0, 4]
+
+
+def test_want_of_memory_is_no_fault_of_the_inputs(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Expand", ["x", "to"], ["y"])]
+    inputs: list[Value] = [("x", "FLOAT", [1]), ("to", "INT64", [1])]
+    graph = saved(tmp_path, nodes, inputs, [("y", "FLOAT", ["n"])])
+    assert graph.predict(graph.read({"x": [1], "to": [3]})).tolist() == [1, 1, 1]
+    data = graph.read({"x": [1], "to": [10**17]})
+    with pytest.raises(Exception, match="Failed to allocate memory") as raised:
+        graph.predict(data)
+    assert not isinstance(raised.value, InvalidInput)
+
+
+def test_inputs_of_any_rank(tmp_path: Path) -> None:
+    """The runtime says nothing of the shape, as it does of a single value's."""
+    graph = negation(tmp_path, "FLOAT", None)
+    for data in ([[1, 2]], [1], 1):
+        np.testing.assert_array_equal(graph.predict(graph.read(data)), -np.array(data))
+    graph = negation(tmp_path, "FLOAT", [])
+    assert graph.predict(graph.read(1)) == -1
+
+
+def test_values_that_are_not_of_the_type(tmp_path: Path) -> None:
+    graph = negation(tmp_path, "BOOL", ["n"], "Not")
+    assert graph.predict(graph.read([True, False])).tolist() == [False, True]
+    for data in ([True, None], [1, 0], np.array(["x", True], object)):
+        with pytest.raises(InvalidInput, match="holds what is no bool"):
+            graph.read(data)
+    graph = negation(tmp_path, "FLOAT16", ["n"])
+    assert graph.predict(graph.read([1.5, None])).tolist() == pytest.approx(
+        [-1.5, np.nan], nan_ok=True
+    )
+    with pytest.raises(InvalidInput, match="has a number that is too large"):
+        graph.read([1e6])
+    graph = negation(tmp_path, "UINT8", ["n"], "Identity")
+    assert graph.predict(graph.read([0, 255])).tolist() == [0, 255]
+    with pytest.raises(InvalidInput, match="holds what is no uint8"):
+        graph.read([-1])
+    graph = negation(tmp_path, "INT32", ["n"])
+    for wrong in ([2**40], [2**70], [1.5], [1, None]):
+        with pytest.raises(InvalidInput, match="holds what is no int32"):
+            graph.read(wrong)
+
+
+def test_nulls_of_pandas_own(tmp_path: Path) -> None:
+    graph = negation(tmp_path, "FLOAT", ["n", 2])
+    frame = pd.DataFrame({name: pd.array([1, None], dtype="Int64") for name in "ab"})
+    found = graph.predict(graph.read(frame))
+    np.testing.assert_array_equal(found, [[-1, -1], [np.nan, np.nan]])
+    assert graph.predict(graph.read(pd.DataFrame({"a": [1], "b": [2]}))).tolist() == [[-1, -2]]
+
+
+def test_one_long_text_does_not_lengthen_the_others(tmp_path: Path) -> None:
+    graph = negation(tmp_path, "STRING", ["n"], "Identity")
+    texts = ["x" * 10**6, *["y"] * 10**5]
+    assert graph.predict(graph.read(texts)).tolist() == texts
+
+
+def test_graphs_that_are_not_served(tmp_path: Path) -> None:
+    with pytest.raises(kinds.Unloadable) as raised:
+        negation(tmp_path, "BFLOAT16", ["n"], "Identity")
+    assert str(raised.value) == "'x' is a tensor(bfloat16), which is not served"
 
 
 def test_a_session_without_threads_is_shared(classifier: Daemon) -> None:
@@ -199,10 +314,13 @@ def test_one_output_is_the_prediction_itself(tmp_path: Path) -> None:
 def test_files_that_are_no_graph(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     whole = save_classifier(path).read_bytes()
-    for content in (whole[:200], b"hello world", b""):
+    for content in (b"hello world", b""):
         path.write_bytes(content)
-        status, output = run_daemon_expecting_exit(["--model_dir", str(path)])
-        assert status == 1
-        assert "Traceback" not in output
-        (line,) = [line for line in output.splitlines() if line.startswith("pyfuncserver: ")]
-        assert f"the model {path} cannot be loaded: m.onnx cannot be read by ONNX Runtime" in line
+        with pytest.raises(kinds.Unloadable, match="cannot be read by ONNX Runtime: "):
+            kinds.load(kinds.find(path), kinds.Options())
+    path.write_bytes(whole[:200])
+    status, output = run_daemon_expecting_exit(["--model_dir", str(path)])
+    assert status == 1
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("pyfuncserver: ")]
+    assert f"the model {path} cannot be loaded: m.onnx cannot be read by ONNX Runtime" in line

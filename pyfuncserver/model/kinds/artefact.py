@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyfuncserver.errors import InvalidInput
+
 Params = dict[str, Any]
 
 EXTRAS = {
@@ -129,6 +131,17 @@ def _params_schema(params: Mapping[str, tuple[str, Any]]) -> Any:
         return None
     specs = [ParamSpec(name, kind, default) for name, (kind, default) in params.items()]
     return ParamSchema(specs) if specs else None
+
+
+def way(known: Sequence[str], params: Params | None) -> dict[str, bool]:
+    """Give the one of a booster's ways to answer that a call's params ask for; none for its usual.
+
+    Raises: InvalidInput
+    """
+    wanted = [name for name in known if (params or {}).get(name)]
+    if len(wanted) > 1:
+        raise InvalidInput(f"A call has one way to be answered, not {' and '.join(wanted)}")
+    return dict.fromkeys(wanted, True)
 
 
 def tensors(specs: Iterable[tuple[str | None, Any, tuple[int, ...]]]) -> Any:

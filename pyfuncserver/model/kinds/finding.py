@@ -5,6 +5,7 @@ By looking: the name's ending, and into the file where several kinds share one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,8 @@ _BY_SUFFIX = {
     ".bst": (XGBOOST, LIGHTGBM),
     ".model": (XGBOOST, LIGHTGBM),
 }
+_XGBOOST = re.compile(rb'binf|\{.*?("learner"\s*:|learner\{)', re.DOTALL)
+_LIGHTGBM = re.compile(rb"tree\r?\n")
 _BY_PATH = "give the path of the file itself"
 _HOW_TO_NAME = "name its kind with --model_kind"
 
@@ -125,17 +128,16 @@ def _beginning(file: Path) -> bytes:
 
 
 def is_xgboost(file: Path) -> bool:
-    """Match a model in JSON or UBJSON, by its first key, and the old binary form by its mark.
+    """Match a model in JSON or UBJSON, by its main key, and the old binary form by its mark.
 
     https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
     """
-    start = _beginning(file)
-    return start.startswith(b"binf") or (start.startswith(b"{") and b"learner" in start)
+    return _XGBOOST.match(_beginning(file)) is not None
 
 
 def is_lightgbm(file: Path) -> bool:
-    """Match LightGBM's text form, which begins with the name of the boosting's class."""
-    return _beginning(file).startswith(b"tree")
+    """Match LightGBM's text form, whose first line is the name of the boosting's class."""
+    return _LIGHTGBM.match(_beginning(file)) is not None
 
 
 def _nothing(path: Path, kind: str) -> str:

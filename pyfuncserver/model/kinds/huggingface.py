@@ -11,7 +11,7 @@ from __future__ import annotations
 import json as stdlib_json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,19 +29,30 @@ TEXT, LABEL, SCORE, GENERATED, ANSWER = "text", "label", "score", "generated_tex
 AS_JSON = "as_json"
 """The param by which a nested answer comes as a JSON text for each row, as V2 needs it."""
 
-GENERATION, SEQ2SEQ, ZERO_SHOT = (
+GENERATION, SEQ2SEQ, ZERO_SHOT, FEATURES = (
     "text-generation",
     "text2text-generation",
     "zero-shot-classification",
+    "feature-extraction",
 )
 _LONGEST_GENERATED = 256
 """Tokens, where neither the call nor the model's own configuration says; as the pipelines do."""
+_NO_LENGTH = (None, 20)
+"""What a model's configuration of generation has for ``max_length`` where nobody has set it."""
+_NO_WORDS = {"▁"}
+"""What a tokenizer knows, beside special tokens, when it had no file to learn from."""
+_PLACES = ("position_embeddings", "wpe")
+"""How the names of tables of places in a text end: BERT's and its kin's, GPT-2's."""
+_MOST_NAMED = 4
+"""Weights that a refusal names."""
 
 
 @dataclass(frozen=True)
 class Task:
     """What a task takes and gives."""
 
+    model: str
+    """The class that loads a model for it."""
     params: Mapping[str, str] = field(default_factory=dict)
     """The params that a call may have, with MLflow's type of each."""
     inputs: tuple[str, ...] = (TEXT,)
@@ -60,21 +71,31 @@ _GENERATE = {
 }
 TASKS = {
     "text-classification": Task(
+        "AutoModelForSequenceClassification",
         {"top_k": "long", "function_to_apply": "string"},
         outputs={LABEL: str, SCORE: np.float64},
         fixed=_CUT,
     ),
-    "token-classification": Task({"aggregation_strategy": "string"}),
+    "token-classification": Task(
+        "AutoModelForTokenClassification", {"aggregation_strategy": "string"}
+    ),
     "question-answering": Task(
-        {"top_k": "long", "max_answer_len": "long"}, inputs=("question", "context")
+        "AutoModelForQuestionAnswering",
+        {"top_k": "long", "max_answer_len": "long"},
+        inputs=("question", "context"),
     ),
-    "fill-mask": Task({"top_k": "long"}, fixed={"tokenizer_kwargs": _CUT}),
-    "feature-extraction": Task(fixed=_CUT),
+    "fill-mask": Task("AutoModelForMaskedLM", {"top_k": "long"}, fixed={"tokenizer_kwargs": _CUT}),
+    FEATURES: Task("AutoModel", fixed=_CUT),
     ZERO_SHOT: Task(
-        {"candidate_labels": "string", "multi_label": "boolean", "hypothesis_template": "string"}
+        "AutoModelForSequenceClassification",
+        {"candidate_labels": "string", "multi_label": "boolean", "hypothesis_template": "string"},
     ),
-    GENERATION: Task({**_GENERATE, "return_full_text": "boolean"}, outputs={GENERATED: str}),
-    SEQ2SEQ: Task(_GENERATE, outputs={GENERATED: str}),
+    GENERATION: Task(
+        "AutoModelForCausalLM",
+        {**_GENERATE, "return_full_text": "boolean"},
+        outputs={GENERATED: str},
+    ),
+    SEQ2SEQ: Task("AutoModelForSeq2SeqLM", _GENERATE, outputs={GENERATED: str}),
 }
 _ALIASES = {
     "ner": "token-classification",
@@ -89,7 +110,7 @@ _BY_ARCHITECTURE = {
     "ForCausalLM": GENERATION,
     "LMHeadModel": GENERATION,
     "ForConditionalGeneration": SEQ2SEQ,
-    "Model": "feature-extraction",
+    "Model": FEATURES,
 }
 """By how the name of the class ends; the first that fits."""
 
@@ -109,6 +130,8 @@ def load(path: Path, options: Options) -> Artefact:
     except (Unloadable, ModuleNotFoundError):
         raise
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise Unloadable("it needs code of its own, which this server does not run") from error
         reason = artefact.reason_of(error)
         raise Unloadable(f"it cannot be read by transformers: {reason}") from error
 
@@ -125,19 +148,83 @@ def _one_thread(torch: Any) -> Iterator[None]:
 
 
 def _loaded(path: Path, task: str, torch: Any, transformers: Any) -> Artefact:
-    wishes = {"local_files_only": True, "trust_remote_code": False}
-    if task in (GENERATION, SEQ2SEQ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **wishes)
-        kind = "AutoModelForCausalLM" if task == GENERATION else "AutoModelForSeq2SeqLM"
-        model = getattr(transformers, kind).from_pretrained(path, **wishes)
-        return Generator(task, torch, transformers, tokenizer, model.eval())
+    is_generator = task in (GENERATION, SEQ2SEQ)
     known = transformers.pipelines.PIPELINE_REGISTRY.get_supported_tasks()
-    if task not in known:
+    if not is_generator and task not in known:
         raise Unloadable(f"transformers {transformers.__version__} has no pipeline for {task}")
-    return Pipeline(
-        task,
-        transformers.pipeline(task, model=str(path), device="cpu", trust_remote_code=False),
-    )
+    tokenizer = _tokenizer(path, transformers)
+    model = _model(path, task, transformers)
+    if is_generator:
+        return Generator(task, torch, transformers, tokenizer, model)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _room(model, torch))
+    pipeline = transformers.pipeline(task, model=model, tokenizer=tokenizer, device="cpu")
+    made = Pipeline(task, pipeline)
+    if task == FEATURES:
+        _try(made)
+    return made
+
+
+_WISHES = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _tokenizer(path: Path, transformers: Any) -> Any:
+    """Raises: Unloadable where its files are missing: the library may make one without words."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **_WISHES)
+    except TypeError as error:  # so it is with transformers 4
+        raise Unloadable(f"its tokenizer cannot be read: {artefact.reason_of(error)}") from error
+    if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) <= _NO_WORDS:
+        raise Unloadable("its tokenizer cannot be read: it knows no words")
+    return tokenizer
+
+
+def _model(path: Path, task: str, transformers: Any) -> Any:
+    """Raises: Unloadable for weights that are not there, which the library makes up at random."""
+    loader = getattr(transformers, TASKS[task].model)
+    told_of = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, told = loader.from_pretrained(path, **told_of, **_WISHES)
+    # With their sizes since transformers 5.
+    misfits = [it if isinstance(it, str) else it[0] for it in told["mismatched_keys"]]
+    if misfits:
+        raise Unloadable(f"its config.json has other sizes than its weights: {_listed(misfits)}")
+    missing = set(told["missing_keys"])
+    if task == FEATURES:  # which are taken before the pooling
+        missing = {name for name in missing if "pooler." not in name}
+    if missing:
+        raise Unloadable(
+            f"its weights lack {_listed(missing)}, which {task} needs: name what it was trained "
+            "for by --model_task"
+        )
+    return model.eval()
+
+
+def _listed(names: Collection[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(sorted(names)[:_MOST_NAMED]) + more
+
+
+def _room(model: Any, torch: Any) -> float:
+    """Give the tokens that a model has places for; without end where it counts none.
+
+    Not every tokenizer was saved with that number. RoBERTa's kin count on from the padding's place.
+    """
+    tables = [
+        part
+        for name, part in model.named_modules()
+        if name.endswith(_PLACES) and isinstance(part, torch.nn.Embedding)
+    ]
+    firsts = [0 if it.padding_idx is None else it.padding_idx + 1 for it in tables]
+    sizes = [it.num_embeddings - first for it, first in zip(tables, firsts, strict=True)]
+    return min(sizes, default=float("inf"))
+
+
+def _try(made: Artefact) -> None:
+    """Raises: Unloadable for a model of more than one text, as of images, or of a decoder."""
+    try:
+        made.predict(["a"])
+    except Exception as error:
+        reason = artefact.reason_of(error)
+        raise Unloadable(f"its architecture does not take a text alone: {reason}") from error
 
 
 def _task(path: Path, options: Options) -> str:
@@ -171,6 +258,8 @@ class _Texts(Artefact):
 
     may_nest = True
     """Whether an answer may be more than single values."""
+    counts: tuple[str, ...] = ()
+    """The params that are 1 at least, which the library does not check."""
 
     def __init__(self, task: str) -> None:
         self._task = TASKS[task]
@@ -198,11 +287,16 @@ class _Texts(Artefact):
     def _given(self, params: Params | None) -> Params:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         given.pop(AS_JSON, None)
+        for name in self.counts:
+            if given.get(name, 1) < 1:
+                raise InvalidInput(f"{name} must be 1 or more")
         return given
 
 
 class Pipeline(_Texts):
     """A task with a pipeline of the library's; see :class:`~.artefact.Artefact`."""
+
+    counts = ("top_k",)
 
     def __init__(self, task: str, pipeline: Any) -> None:
         super().__init__(task)
@@ -227,13 +321,27 @@ class Pipeline(_Texts):
             with self._lock:
                 answer = self._pipeline(*inputs, **arguments, **self._task.fixed)
         except Exception as error:
-            if type(error).__name__ == "PipelineException":  # as of a text without a mask
-                raise InvalidInput("The text is not one that this task takes") from error
-            if given and isinstance(error, ValueError | TypeError | KeyError):
-                raise InvalidInput(f"One of {', '.join(given)} is not as it must be") from error
+            refusal = self._refusal(error, item, given)
+            if refusal:
+                raise InvalidInput(refusal) from error
             raise
         is_one = LABEL in self._task.outputs and isinstance(answer, list) and len(answer) == 1
         return answer[0] if is_one else answer
+
+    def _refusal(self, error: Exception, item: Any, given: Params) -> str:
+        """Say what is wrong with a call; empty where it is not the client's fault."""
+        is_text = isinstance(item, str)
+        with self._lock:
+            if is_text and not self._pipeline.tokenizer(item)["input_ids"]:
+                return "A text is empty"
+        is_about_texts = isinstance(error, ValueError) or "Truncation error" in str(error)
+        # As of a text without a mask, or an empty question.
+        if type(error).__name__ == "PipelineException" or (not is_text and is_about_texts):
+            return "The text is not one that this task takes"
+        kinds = ValueError | TypeError | KeyError | IndexError
+        if given and (isinstance(error, kinds) or "k out of range" in str(error)):
+            return f"One of {', '.join(given)} is not as it must be"
+        return ""
 
 
 def _labels(text: Any) -> list[str]:
@@ -258,6 +366,7 @@ class Generator(_Texts):
 
     streams = True
     may_nest = False
+    counts = ("num_beams",)
 
     def __init__(self, task: str, torch: Any, library: Any, tokenizer: Any, model: Any) -> None:
         super().__init__(task)
@@ -267,7 +376,8 @@ class Generator(_Texts):
         self._tokenizer = tokenizer
         self._model = model
         if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+            names = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token)
+            tokenizer.pad_token = next(filter(None, names), None)
         if self._is_causal:
             tokenizer.padding_side = "left"
 
@@ -326,18 +436,28 @@ class Generator(_Texts):
 
     def _encoded(self, texts: Sequence[str], given: Params) -> Any:
         """Give tokens; raises: InvalidInput where there is no room for what is to be generated."""
-        encoded = self._tokenizer(list(texts), return_tensors="pt", padding=True)
+        encoded = self._tokenizer(list(texts))
+        if not all(encoded["input_ids"]):
+            raise InvalidInput("A text is empty")
+        encoded = self._tokenizer.pad(encoded, return_tensors="pt")
         encoded.pop("token_type_ids", None)  # a causal model takes none
-        room = getattr(self._model.config, "max_position_embeddings", None)
+        room = getattr(self._model.config, "max_position_embeddings", None) or float("inf")
         used = encoded["input_ids"].shape[1]
-        wanted = given.get("max_new_tokens")
-        if room and used + (1 if not self._is_causal else wanted or 1) > room:
+        wanted = given.get("max_new_tokens", 1)
+        if (used + wanted if self._is_causal else max(used, wanted)) > room:
             raise InvalidInput(f"The text and max_new_tokens are longer than {room} tokens")
-        if wanted is None:
-            own = getattr(self._model.generation_config, "max_new_tokens", None)
-            left = room - used if room and self._is_causal else _LONGEST_GENERATED
-            given["max_new_tokens"] = min(own or _LONGEST_GENERATED, left)
+        left = room - used if self._is_causal else room
+        given.setdefault("max_new_tokens", min(self._own_length(used), left))
         return encoded
+
+    def _own_length(self, used: int) -> int:
+        """Give the tokens to generate, after so many, where the call does not say."""
+        own = self._model.generation_config
+        if own.max_new_tokens is not None:
+            return int(own.max_new_tokens)
+        if own.max_length in _NO_LENGTH:
+            return _LONGEST_GENERATED
+        return max(1, int(own.max_length) - (used if self._is_causal else 1))
 
     def _generate(self, encoded: Any, given: Params, **others: Any) -> Any:
         try:

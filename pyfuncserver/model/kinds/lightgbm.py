@@ -56,13 +56,19 @@ class Booster(Artefact):
             if self._table.names is None
             else artefact.columns(dict.fromkeys(self._table.names, "double"))
         )
-        each = int(self._booster.num_model_per_iteration())
-        outputs = artefact.tensors([("predict", np.float64, (-1, each) if each > 1 else (-1,))])
+        outputs = artefact.tensors([("predict", np.float64, (-1, *self._row()))])
         return artefact.signature(inputs, outputs, dict.fromkeys(_WAYS, ("boolean", False)))
+
+    def _row(self) -> tuple[int, ...]:
+        """Give the shape of what it answers to a row."""
+        each = int(self._booster.num_model_per_iteration())
+        return (each,) if each > 1 else ()
 
     def read(self, data: Any) -> Any:
         return self._table.array(data, np.float64)
 
     def predict(self, data: Any, params: Params | None = None) -> Any:
-        ways = {name: True for name in _WAYS if (params or {}).get(name)}
+        ways = artefact.way(_WAYS, params)
+        if not len(data) and not ways:  # the library gives no columns either
+            return np.empty((0, *self._row()))
         return self._booster.predict(data, **ways)

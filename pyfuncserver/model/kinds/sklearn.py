@@ -20,7 +20,7 @@ import numpy as np
 from pyfuncserver.errors import InvalidInput
 from pyfuncserver.model.kinds import artefact
 from pyfuncserver.model.kinds.artefact import Artefact, Options, Params, Unloadable, module
-from pyfuncserver.model.kinds.table import Table
+from pyfuncserver.model.kinds.table import Table, columns_by_name
 from pyfuncserver.model.kinds.texts import texts_of
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,17 @@ METHODS = (
     *("score_samples", "transform"),
 )
 
+_ANOTHER_TYPE = "The input has a value that is not of the type that this model takes"
 _REFUSALS = {
+    "Found array with 0 sample(s)": "The input has no rows",
+    "must be 2 dimensional and non empty": "The input has no rows",  # LightGBM's
     "contains NaN": "The input has missing values, which this model does not take",
     "contains infinity": "The input has an infinite value, or one that is too large",
     "Found unknown categories": "The input has a category that this model does not know",
     "could not convert string to float": "The input has a text where this model takes a number",
+    "ufunc 'isnan' not supported": _ANOTHER_TYPE,
+    "is an invalid document": _ANOTHER_TYPE,
+    "has no attribute 'lower'": _ANOTHER_TYPE,
 }
 """What scikit-learn says of data, and what a client is told, which never is its own data."""
 
@@ -47,6 +53,9 @@ def load(path: Path, options: Options) -> Artefact:
         estimator = _of_skops(path, options) if path.suffix == ".skops" else _unpickled(path)
     if not callable(getattr(estimator, PREDICT, None)):
         raise Unloadable(f"{path.name} holds a {type(estimator).__name__}, which has no predict")
+    if options.predict_proba and not callable(_told(estimator, PREDICT_PROBA)):
+        named = type(estimator).__name__
+        log.warning("PREDICT_PROBA has no effect: a %s has no %s", named, PREDICT_PROBA)
     return Estimator(estimator, PREDICT_PROBA if options.predict_proba else PREDICT)
 
 
@@ -101,6 +110,7 @@ class Estimator(Artefact):
         self._table = Table(
             None if names is None else [str(name) for name in names],
             None if width is None or self._is_text else int(width),
+            text_columns(estimator),
         )
 
     @property
@@ -110,7 +120,7 @@ class Estimator(Artefact):
 
     def _inputs(self) -> Any:
         if self._table.names is not None:
-            texts = text_columns(self._estimator)
+            texts = self._table.texts
             kinds = {name: "string" if name in texts else "double" for name in self._table.names}
             return artefact.columns(kinds)
         if self._is_text:
@@ -130,7 +140,12 @@ class Estimator(Artefact):
     def read(self, data: Any) -> Any:
         if self._is_text:
             return texts_of(data)
-        return self._table.objects(data) if self._table.names is None else self._table.frame(data)
+        if self._table.names is not None:
+            return self._table.frame(data)
+        columns = columns_by_name(data) if self._table.width is None else None
+        if columns is not None:  # what it takes them by is for itself to know
+            return Table(list(columns)).frame(columns)
+        return self._table.objects(data)
 
     def predict(self, data: Any, params: Params | None = None) -> Any:
         wanted = str((params or {}).get(METHOD) or self._default)
@@ -143,7 +158,7 @@ class Estimator(Artefact):
     def _answer(self, method: str, data: Any) -> Any:
         try:
             return getattr(self._estimator, method)(data)
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:
             for said, told in _REFUSALS.items():
                 if said in str(error):
                     raise InvalidInput(told) from error
@@ -200,13 +215,17 @@ def text_columns(estimator: Any) -> set[str]:
     """Name the columns that are texts, as far as encoders and vectorizers in it tell."""
     found: set[str] = set()
     for step in [step for _, step in _told(estimator, "steps") or ()] or [estimator]:
-        for _, part, columns in _told(step, "transformers_") or ():
-            names = [columns] if isinstance(columns, str) else list(columns)
-            found.update(str(name) for name, is_text in _kinds(part, names) if is_text)
+        known = _told(step, "feature_names_in_")
+        places = _told(step, "_transformer_to_input_indices")  # resolved, whatever they were
+        if known is None or places is None:
+            continue
+        for label, part, _ in _told(step, "transformers_") or ():
+            names = [str(known[place]) for place in places.get(label, ())]
+            found.update(name for name, is_text in _kinds(part, names) if is_text)
     return found
 
 
-def _kinds(part: Any, names: list[Any]) -> Iterator[tuple[Any, bool]]:
+def _kinds(part: Any, names: list[str]) -> Iterator[tuple[str, bool]]:
     """Tell of each column whether a part of a ColumnTransformer takes it as a text."""
     for step in [step for _, step in _told(part, "steps") or ()] or [part]:
         categories = _told(step, "categories_")

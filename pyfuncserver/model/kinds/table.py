@@ -9,7 +9,7 @@ names, those that a client gives its columns say nothing: they are taken in thei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,17 @@ class Table:
     """Reads rows for a model that takes these features.
 
     ``names`` and ``width`` are None where the model does not tell; with names the width is theirs.
+    ``texts`` are the names of those whose cells stay what they are, whatever a column holds.
     All raise InvalidInput.
     """
 
-    def __init__(self, names: Sequence[str] | None = None, width: int | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] | None = None,
+        width: int | None = None,
+        texts: Collection[str] = (),
+    ) -> None:
+        self.texts = frozenset(texts)
         self.names = None if names is None else tuple(names)
         self.width = width if self.names is None else len(self.names)
 
@@ -50,7 +57,7 @@ class Table:
         """Give rows of whatever they hold, of shape (n, width): all numbers, or all objects."""
         found = self._found(data)
         if isinstance(found, dict):
-            parts = [natural(column) for column in found.values()]
+            parts = [flat(natural(column)) for column in found.values()]
             _check_column(parts)
             are_numbers = all(part.dtype.kind in "biuf" for part in parts)
             dtype = np.float64 if are_numbers else object
@@ -66,11 +73,14 @@ class Table:
             raise ValueError("a frame needs names")
         found = self._found(data)
         if not isinstance(found, dict):
-            rows = self._checked(natural(found))
+            rows = self._checked(cells(found) if self.texts else natural(found))
             if rows.dtype.kind in "biuf":
                 return pd.DataFrame(rows, columns=list(self.names))
             found = dict(zip(self.names, rows.T, strict=True))
-        columns = {name: natural(column) for name, column in found.items()}
+        columns = {
+            name: flat(cells(column) if name in self.texts else natural(column))
+            for name, column in found.items()
+        }
         _check_column(list(columns.values()))
         return pd.DataFrame(columns)
 
@@ -84,6 +94,9 @@ class Table:
                 raise InvalidInput(self._wrong_width(len(columns)))
             return columns
         missing = [name for name in self.names if name not in columns]
+        if missing:  # LightGBM keeps no spaces in its names
+            columns = {name.replace(" ", "_"): values for name, values in columns.items()}
+            missing = [name for name in self.names if name not in columns]
         if missing:
             raise InvalidInput(_missing(missing))
         return {name: columns[name] for name in self.names}
@@ -111,7 +124,7 @@ def columns_by_name(data: Any) -> Columns | None:
     if isinstance(data, pd.DataFrame):
         if not all(isinstance(name, str) for name in data.columns):
             return None
-        return {str(name): column.to_numpy() for name, column in data.items()}
+        return {str(name): values_of(column) for name, column in data.items()}
     if isinstance(data, Mapping):
         return _by_column(data)
     if isinstance(data, list) and data and isinstance(data[0], dict):
@@ -120,6 +133,14 @@ def columns_by_name(data: Any) -> Columns | None:
             raise InvalidInput("The rows have not all the same names")
         return columns
     return None
+
+
+def values_of(column: pd.Series[Any]) -> Array:
+    """Give a column's array; null among numbers is NaN, also where pandas has a type for those."""
+    is_extension = isinstance(column.dtype, pd.api.extensions.ExtensionDtype)
+    are_numbers = is_extension and pd.api.types.is_numeric_dtype(column.dtype)
+    array: Array = column.to_numpy(na_value=np.nan) if are_numbers else column.to_numpy()
+    return array
 
 
 def _by_column(data: Mapping[str, Any]) -> Columns:
@@ -133,11 +154,14 @@ def _by_column(data: Mapping[str, Any]) -> Columns:
 def numbers(values: Any, dtype: Any, dimensions: int | None = None) -> Array:
     """Give an array of numbers; null is NaN. A column may be of shape (n, 1)."""
     try:
-        array = np.asarray(values, dtype)
-    except (TypeError, ValueError, OverflowError):
+        with np.errstate(over="raise"):
+            array = np.asarray(values, dtype)
+    except (OverflowError, FloatingPointError):
+        raise InvalidInput("The rows hold a number that is too large") from None
+    except (TypeError, ValueError):
         raise InvalidInput(_NO_NUMBERS) from None
-    if dimensions == 1 and array.ndim == 2 and array.shape[1] == 1:
-        array = array.reshape(-1)
+    if dimensions == 1:
+        array = flat(array)
     if dimensions is not None and array.ndim != dimensions:
         raise InvalidInput("A column holds more than one value for a row")
     return array
@@ -145,25 +169,47 @@ def numbers(values: Any, dtype: Any, dimensions: int | None = None) -> Array:
 
 def natural(values: Any) -> Array:
     """Give an array of the type that the values have; texts are objects, null among numbers NaN."""
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
+        return values
+    array, kinds = _examined(values)
+    if any(issubclass(kind, str | bytes) for kind in kinds):
+        return array
+    return _without_nulls(np.asarray(values))
+
+
+def cells(values: Any) -> Array:
+    """Give an array of objects, each as it is."""
+    return _examined(values)[0]
+
+
+def _examined(values: Any) -> tuple[Array, set[type]]:
+    """Give an array of objects, and the types of those.
+
+    Never one of NumPy's strings, which are all as long as the longest.
+    """
     try:
-        array = np.asarray(values)
-    except ValueError:
-        raise InvalidInput("The rows are not all of one length") from None
-    if array.dtype.kind in "US":
         array = np.asarray(values, dtype=object)
-    if array.dtype.kind == "O":
-        if any(isinstance(cell, dict | list) for cell in array.reshape(-1)):
-            raise InvalidInput("The rows hold values that are neither numbers nor texts")
-        array = _without_nulls(array)
+    except ValueError:  # of arrays that differ only in some of their sizes
+        raise InvalidInput("The rows are not all of one length") from None
+    kinds = set(map(type, array.reshape(-1).tolist()))
+    if any(issubclass(kind, list | np.ndarray) for kind in kinds):
+        raise InvalidInput("The rows are not all of one length")
+    if dict in kinds:
+        raise InvalidInput("The rows hold values that are neither numbers nor texts")
+    return array, kinds
+
+
+def flat(array: Array) -> Array:
+    """Give a column of shape (n, 1) as one of (n,)."""
     return array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def _without_nulls(array: Array) -> Array:
     """Make floats of what only nulls have made objects."""
-    if any(isinstance(cell, str | bytes) for cell in array.reshape(-1)):
+    if array.dtype.kind != "O":
         return array
     try:
-        return array.astype(np.float64)
+        return np.where(pd.isna(array), np.nan, array).astype(np.float64)
     except (TypeError, ValueError):
         return array
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pyfuncserver.errors import InvalidInput
-from pyfuncserver.model.kinds.table import columns_by_name, natural
+from pyfuncserver.model.kinds.table import columns_by_name, flat, natural
 from pyfuncserver.model.text import TEXT_INPUT
 
 
@@ -44,7 +44,7 @@ def records_of(data: Any, names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _column(values: Any) -> list[str]:
-    array = natural(values)
+    array = flat(natural(values))
     cells = array.tolist() if array.ndim == 1 else []
     if not cells or not all(isinstance(cell, str) for cell in cells):
         raise InvalidInput("The input is no list of texts")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pyfuncserver.errors import InvalidInput
 from pyfuncserver.model.kinds import artefact
 from pyfuncserver.model.kinds.artefact import Artefact, Options, Params, Unloadable, module
 from pyfuncserver.model.kinds.finding import is_xgboost
@@ -40,6 +41,7 @@ class Booster(Artefact):
 
     def __init__(self, library: Any, booster: Any) -> None:
         self._matrix = library.DMatrix
+        self._refused = library.core.XGBoostError
         self._booster = booster
         self._table = Table(booster.feature_names, int(booster.num_features()))
         self._types = booster.feature_types
@@ -52,26 +54,37 @@ class Booster(Artefact):
             if self._table.names is None
             else artefact.columns(dict.fromkeys(self._table.names, "float"))
         )
-        outputs = artefact.tensors([("predict", np.float32, self._shape())])
+        outputs = artefact.tensors([("predict", np.float32, (-1, *self._row()))])
         return artefact.signature(inputs, outputs, dict.fromkeys(_WAYS, ("boolean", False)))
 
-    def _shape(self) -> tuple[int, ...]:
+    def _row(self) -> tuple[int, ...]:
+        """Give the shape of what it answers to a row."""
         learner = json.loads(self._booster.save_config())["learner"]
         sizes = learner["learner_model_param"]
         classes, targets = int(sizes.get("num_class", 0)), int(sizes.get("num_target", 1))
         if learner["objective"]["name"] == "multi:softmax":
-            return (-1,)
-        return (-1, max(classes, targets)) if max(classes, targets) > 1 else (-1,)
+            return ()
+        return (max(classes, targets),) if max(classes, targets) > 1 else ()
 
     def read(self, data: Any) -> Any:
-        return self._table.array(data, np.float32)
+        rows = self._table.array(data, np.float32)
+        if np.isinf(rows).any():  # which no matrix of the library's holds
+            raise InvalidInput("The input has an infinite value, which this model does not take")
+        return rows
 
     def predict(self, data: Any, params: Params | None = None) -> Any:
-        ways = {name: True for name in _WAYS if (params or {}).get(name)}
+        ways = artefact.way(_WAYS, params)
+        if not len(data) and not ways:  # the library gives no columns either
+            return np.empty((0, *self._row()), np.float32)
         matrix = self._matrix(
             data,
             feature_names=self._booster.feature_names,
             feature_types=self._types,
             enable_categorical=self._is_categorical,
         )
-        return self._booster.predict(matrix, **ways)
+        try:
+            return self._booster.predict(matrix, **ways)
+        except self._refused as error:
+            if ways:  # as leaves, which a linear model does not have
+                raise InvalidInput(f"This booster does not tell {', '.join(ways)}") from error
+            raise

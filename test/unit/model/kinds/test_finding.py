@@ -42,8 +42,8 @@ def refusal(path: Path, kind: str = "auto") -> str:
 def test_one_file(tmp_path: Path, name: str, content: bytes, kind: str, wanted: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
-    (tmp_path / "model-settings.json").write_text('{"name": "what MLServer reads"}')
-    (tmp_path / "requirements.txt").write_text("scikit-learn")
+    (tmp_path / "model-settings.json").write_text('{"name": "learner"}')  # MLServer's
+    (tmp_path / "requirements.txt").write_text("tree-sitter\nscikit-learn")
     (tmp_path / ".hidden.pkl").touch()
     wish = kind if wanted == "its own" else wanted
     assert find(file, wish) == (kind, file)

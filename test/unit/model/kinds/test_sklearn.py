@@ -11,10 +11,16 @@ from typing import Any
 
 import kind_models
 import numpy as np
+import pandas as pd
 import pytest
 from kind_models import IRIS, NAMES, ROWS
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.cluster import KMeans
-from sklearn.linear_model import LinearRegression
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from pyfuncserver.errors import InvalidInput, StartupError
@@ -24,6 +30,21 @@ from pyfuncserver.model.kinds.sklearn import Estimator
 
 PLAIN = kind_models.iris(named=False)
 NAMED = kind_models.iris(named=True)
+ENCODED = make_pipeline(OrdinalEncoder(), LogisticRegression()).fit([["a"], ["b"]], [0, 1])
+WORDED = make_pipeline(
+    ColumnTransformer([("text", TfidfVectorizer(), "text"), ("size", StandardScaler(), ["size"])]),
+    LogisticRegression(),
+).fit(pd.DataFrame({"text": ["good film", "bad film"], "size": [1.0, 2.0]}), [1, 0])
+
+
+class Chosen(BaseEstimator, TransformerMixin):
+    """A transformer of somebody's own, which keeps no note of the features it was fitted to."""
+
+    def fit(self, rows: Any, _: Any = None) -> Any:
+        return self
+
+    def transform(self, rows: Any) -> Any:
+        return rows[["b", "a"]].to_numpy() if isinstance(rows, pd.DataFrame) else np.asarray(rows)
 
 
 def described(estimator: Any, default: str = "predict") -> tuple[list[Any], list[Any]]:
@@ -102,7 +123,15 @@ def test_outputs_that_are_asked_for() -> None:
         (PLAIN, [[1, float("inf"), 2, 3]], "infinite"),
         (PLAIN, [["secret", 1, 2, 3]], "a text where this model takes a number"),
         (kind_models.mixed(), [{"size": 1, "colour": "secret"}], "a category that"),
+        (kind_models.mixed(), [{"size": 1, "colour": 3}], "a category that"),
+        (kind_models.mixed(), [{"size": 1, "colour": None}], "a category that"),
+        (ENCODED, [[1]], "is not of the type that this model takes"),
+        (ENCODED, [[None]], "is not of the type that this model takes"),
+        (WORDED, [{"text": 3, "size": 1}], "is not of the type that this model takes"),
+        (WORDED, [{"text": None, "size": 1}], "is not of the type that this model takes"),
         (kind_models.words(), [1], "no list of texts"),
+        (PLAIN, np.zeros((0, 4)), "has no rows"),
+        (NAMED, np.zeros((0, 4)), "has no rows"),
     ],
 )
 def test_data_that_it_does_not_take(estimator: Any, data: Any, said: str) -> None:
@@ -116,6 +145,38 @@ def test_texts_and_categories() -> None:
     rows = [{"size": 1, "colour": "red"}, {"colour": "blue", "size": 4}]
     assert answer(kind_models.mixed(), rows).tolist() == [0, 1]
     assert answer(kind_models.mixed(), [[1, "red"], [4, "blue"]]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [["b"], [1], slice(1, 2), slice("b", "b"), [False, True], lambda _: ["b"]],
+    ids=["name", "place", "slice", "slice of names", "mask", "function"],
+)
+def test_columns_of_texts_however_they_were_chosen(columns: Any) -> None:
+    encoder = ColumnTransformer([("b", OneHotEncoder(), columns)], remainder="passthrough")
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
+    model = make_pipeline(encoder, LogisticRegression()).fit(frame, [0, 1])
+    assert described(model)[0] == [("a", "FP64", (-1,)), ("b", "BYTES", (-1,))]
+
+
+def test_a_missing_category_that_is_ignored() -> None:
+    for missing in (None, 3):
+        encoder = ColumnTransformer(
+            [("colour", OneHotEncoder(handle_unknown="ignore"), ["colour"])],
+            remainder="passthrough",
+        )
+        frame = pd.DataFrame({"size": [1.0, 2.0], "colour": ["red", "blue"]})
+        model = make_pipeline(encoder, LogisticRegression()).fit(frame, [0, 1])
+        assert answer(model, [{"size": 1, "colour": missing}]).tolist() in ([0], [1])
+
+
+def test_an_estimator_that_does_not_tell_its_features() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 2.0]})
+    model = make_pipeline(Chosen(), LinearRegression()).fit(frame, [1, 2, 3])
+    for data in (frame, frame.to_dict("records"), frame.to_dict("list")):
+        assert answer(model, data) == pytest.approx([1, 2, 3])
+    narrow = make_pipeline(Chosen(), LinearRegression()).fit([[1.0], [2.0]], [1, 2])
+    assert answer(narrow, [[1], [2]]) == pytest.approx([1, 2])
 
 
 # Loading
@@ -202,6 +263,17 @@ def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(kinds.artefact.EXTRAS, "no_such_library", "sklearn")
     said = "which is not installed: pip install 'pyfuncserver[sklearn]'"
     assert said in refusal(kind_models.save_pickle(Missing(), tmp_path / "m.pkl"))
+
+
+def test_predict_proba_of_a_model_that_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = kind_models.save_pickle(
+        LinearRegression().fit(IRIS.data, IRIS.target), tmp_path / "m.pkl"
+    )
+    with caplog.at_level(logging.WARNING):
+        load(path, predict_proba=True)
+    assert "PREDICT_PROBA has no effect: a LinearRegression has no predict_proba" in caplog.text
 
 
 def test_skops(tmp_path: Path) -> None:

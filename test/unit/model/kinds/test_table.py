@@ -64,6 +64,29 @@ def test_types_are_kept_by_column() -> None:
     assert pd.isna(frame["b"].tolist()[1])
 
 
+def test_texts_stay_texts_where_all_are_null_or_numbers() -> None:
+    table = Table(["a", "b"], texts={"b"})
+    for cell in (None, 3):
+        for data in ([[1, cell]], [{"a": 1, "b": cell}]):
+            frame = table.frame(data)
+            assert frame["b"].dtype == object
+            assert frame.to_dict("records") == [{"a": 1, "b": cell}]
+
+
+@pytest.mark.parametrize("table", [NAMED, PLAIN])
+def test_nulls_of_pandas_own(table: Table) -> None:
+    frame = pd.DataFrame({name: pd.array([1, None], dtype="Int64") for name in "ab"})
+    expected = np.array([[1, 1], [np.nan, np.nan]])
+    np.testing.assert_array_equal(table.array(frame, np.float32), expected)
+    np.testing.assert_array_equal(table.objects(frame), expected)
+
+
+def test_names_that_were_saved_without_spaces() -> None:
+    table = Table(["length_(cm)", "b"])
+    assert table.array([{"length (cm)": 1, "b": 2}], np.float32).tolist() == [[1, 2]]
+    assert list(table.frame({"b": [2], "length (cm)": [1]})) == ["length_(cm)", "b"]
+
+
 def test_names_that_the_model_does_not_know_say_nothing() -> None:
     assert PLAIN.array([{"x": 1, "y": 2}], np.float64).tolist() == [[1, 2]]
 
@@ -71,6 +94,12 @@ def test_names_that_the_model_does_not_know_say_nothing() -> None:
 def test_one_feature_needs_no_rows_of_lists() -> None:
     assert Table(width=1).array([1, 2], np.float64).tolist() == [[1], [2]]
     assert Table(["a"]).frame([1, 2])["a"].tolist() == [1, 2]
+
+
+def test_rows_of_a_model_that_does_not_tell_its_features() -> None:
+    assert Table().objects([[1], [2]]).tolist() == [[1], [2]]
+    assert Table().objects([["x"], ["y"]]).tolist() == [["x"], ["y"]]
+    assert Table().objects([1, 2]).tolist() == [1, 2]
 
 
 REFUSED: list[tuple[Any, str]] = [
@@ -93,6 +122,22 @@ def test_what_is_refused(data: Any, said: str, read: str) -> None:
     how = [np.float32] if read == "array" else []
     with pytest.raises(InvalidInput, match=said):
         getattr(table, read)(data, *how)
+
+
+def test_numbers_that_are_too_large() -> None:
+    for value in (1e300, 10**400):
+        with pytest.raises(InvalidInput, match="a number that is too large"):
+            PLAIN.array([[value, 1]], np.float32)
+    assert PLAIN.array([[np.inf, 1]], np.float32).tolist() == [[np.inf, 1]]
+
+
+def test_one_long_text_does_not_lengthen_the_others() -> None:
+    """NumPy's own strings are all as long as the longest: here that would be 4 TB."""
+    long = "x" * 10**6
+    texts = [long, *["y"] * 10**6]
+    assert len(texts_of(texts)) == len(texts)
+    assert NAMED.frame({"a": texts, "b": texts}).shape == (len(texts), 2)
+    assert PLAIN.objects([[1, text] for text in texts]).shape == (len(texts), 2)
 
 
 def test_cells_that_are_neither_numbers_nor_texts() -> None:
