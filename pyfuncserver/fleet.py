@@ -85,6 +85,17 @@ class Worker:
 
 
 @dataclass
+class Load:
+    """A model that a process is loading now."""
+
+    name: str
+    full_name: str
+    began_at: float
+    told_at: float
+    """When the log was told last that it goes on."""
+
+
+@dataclass
 class Fleet:
     """All workers of all generations, and ``size`` places for them."""
 

@@ -38,8 +38,8 @@ def run(place: Place, name: str, commands: int | None) -> int:
     processes.die_with_parent(signal.SIGKILL)
     instruments.install(name if is_host else str(place.slot))
 
-    def tell(model: str) -> None:
-        reports.send("serves", slot=place.slot, model=model)
+    def tell(event: str, model: str, full_name: str) -> None:
+        reports.send(event, slot=place.slot, name=model, model=full_name)
 
     try:
         address = _locate(place)

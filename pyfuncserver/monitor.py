@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from tornado.web import Application
 from pyfuncserver.config import Config
 from pyfuncserver.metrics import exposition, instruments
 from pyfuncserver.metrics.pusher import Pusher
-from pyfuncserver.model.catalogue import Catalogue
+from pyfuncserver.model.catalogue import UNLOADED, Catalogue, Entry
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.ports import Ports
 from pyfuncserver.protocol.rest.app import application, metrics_application
@@ -79,17 +80,34 @@ async def _serve(config: Config, ports: Ports, scoreboard: Scoreboard, lifeline:
     return 0
 
 
-def _names(config: Config) -> Catalogue:
+class _TheModel(Catalogue):
+    """The one model of the daemon, of which only the name is known here; it may be unloaded."""
+
+    def __init__(self, identity: Identity, scoreboard: Scoreboard) -> None:
+        super().__init__([Entry(identity)], identity.full_name)
+        self._scoreboard = scoreboard
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self._as_it_is, super().__iter__())
+
+    def demand(self, key: str) -> Entry:
+        return self._as_it_is(super().demand(key))
+
+    def _as_it_is(self, entry: Entry) -> Entry:
+        return replace(entry, why_not=UNLOADED) if self._scoreboard.is_unloaded else entry
+
+
+def _names(config: Config, scoreboard: Scoreboard) -> Catalogue:
     """Say what can be said of the models here: of one its name, of a repository's nothing."""
     if config.model_repository:
         return Catalogue([], is_repository=True)
-    return Catalogue.of(Identity.of(config))
+    return _TheModel(Identity.of(config), scoreboard)
 
 
 def _fronts(config: Config, ports: Ports, scoreboard: Scoreboard) -> list[HttpFront]:
     """Make what serves HTTP where the workers do not: their port, and that of the metrics."""
     around = Surroundings(
-        models=_names(config),
+        models=_names(config, scoreboard),
         scoreboard=scoreboard,
         slow_work=ThreadPoolExecutor(1, thread_name_prefix="exposition"),
         has_docs=config.docs_enabled,

@@ -10,7 +10,8 @@ import mmap
 import secrets
 import struct
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pyfuncserver.scoreboard import Reload
@@ -37,13 +38,28 @@ class Orders:
     required: frozenset[str] = frozenset()
     """Full names of the models that have been served: a generation that cannot is no use."""
     asked: str = ""
-    """The name of a model that is asked for now, and so required, too."""
+    """The name of the model that a client wants changed now; required, if it is to be loaded."""
+    deadly: Mapping[str, str] = field(default_factory=dict)
+    """Why each model, by its full name, is left out that has ended the process that loads it.
+
+    One that is asked for is tried again.
+    """
+
+    @property
+    def wanted(self) -> str:
+        """The name of a model that a client wants loaded now; empty for none."""
+        return "" if self.asked in self.absent else self.asked
 
     def after(self, action: Action, name: str) -> Orders:
         """Give the orders that follow from a change."""
-        if action is Action.UNLOAD:
-            return replace(self, absent=self.absent | {name}, asked="")
-        return replace(self, absent=self.absent - {name}, asked=name)
+        is_gone = action is Action.UNLOAD
+        return replace(
+            self, absent=self.absent | {name} if is_gone else self.absent - {name}, asked=name
+        )
+
+    def demands(self, name: str, full_name: str) -> bool:
+        """Tell whether a generation is no use without this model."""
+        return name == self.wanted or full_name in self.required
 
 
 NO_ORDERS = Orders()

@@ -53,7 +53,8 @@ class Reload(Enum):
     SUPERSEDED = "superseded"
 
 
-_DRAINING, _CLOSING, _MONITOR_BEAT, _GENERATION, _BOOT_FAILURES, _RELOADS, _FIRST_COUNT = range(7)
+_DRAINING, _CLOSING, _MONITOR_BEAT, _GENERATION, _BOOT_FAILURES, _RELOADS = range(6)
+_UNLOADED, _FIRST_COUNT = range(6, 8)
 _COUNTS: dict[Restart | Reload, int] = {
     event: number for number, event in enumerate([*Restart, *Reload], start=_FIRST_COUNT)
 }
@@ -95,6 +96,11 @@ class Scoreboard:
         return bool(self._words[_CLOSING])
 
     @property
+    def is_unloaded(self) -> bool:
+        """Tell whether the one model of a daemon that has no others was unloaded."""
+        return bool(self._words[_UNLOADED])
+
+    @property
     def generation(self) -> int:
         return self._words[_GENERATION]
 
@@ -126,6 +132,9 @@ class Scoreboard:
 
     def set_generation(self, generation: int) -> None:
         self._words[_GENERATION] = generation
+
+    def set_unloaded(self, is_unloaded: bool) -> None:
+        self._words[_UNLOADED] = is_unloaded
 
     def count(self, event: Restart | Reload) -> None:
         self._words[_COUNTS[event]] += 1

@@ -26,7 +26,7 @@ from typing import Any
 
 from pyfuncserver.config import Config
 from pyfuncserver.errors import CRASH_LOOP_STATUS, StartupError
-from pyfuncserver.fleet import FOREVER, Fleet, Generation, Loading, RestartBudget, Worker
+from pyfuncserver.fleet import FOREVER, Fleet, Generation, Load, Loading, RestartBudget, Worker
 from pyfuncserver.metrics import directory
 from pyfuncserver.model import addresses
 from pyfuncserver.orders import Action, Change, Orders, Outcomes, put
@@ -44,6 +44,8 @@ LONGEST_RETRY_DELAY_S = 60.0
 KILL_MARGIN_S = 2.0
 STACK_S = 2.0
 OOM_MEMORY_S = 10.0
+LONG_LOAD_S = 60.0
+"""A load that goes on is told of again after that."""
 STRANGERS_KEPT = 100
 MONITOR_STOP_S = 30.0
 HOST_STOP_S = 5.0
@@ -94,6 +96,10 @@ class Supervisor:
         self._budget = RestartBudget(config.max_restarts, config.restart_window_sec)
         self._unread = b""
         self._reasons: dict[int, str] = {}
+        self._loads: dict[int, Load] = {}
+        """By the processes that load; what one is at when it dies has ended it."""
+        self._deadly: dict[str, str] = {}
+        """See :attr:`Orders.deadly`. All generations' orders have this one, as it is now."""
         self._current: Generation | None = None
         self._next: Generation | None = None
         self._retired: list[Generation] = []
@@ -194,6 +200,9 @@ class Supervisor:
         if len(ready) < self._config.workers:
             return
         old, self._current, self._next = self._current, self._next, None
+        # Where a worker of these loads again for itself, what it can serve is better than nothing.
+        self._current.orders = replace(self._current.orders, required=frozenset())
+        self._scoreboard.set_unloaded(self._config.model_name in self._current.orders.absent)
         self._scoreboard.set_generation(self._current.number)
         if self._current.is_reload:
             self._scoreboard.count(Reload.DONE)
@@ -283,7 +292,9 @@ class Supervisor:
         orders = Orders()
         if self._current is not None:
             log.warning("loading the model anew, since its host is gone")
-            orders = replace(self._current.orders, required=frozenset(), asked="")
+            # While somebody serves, no model of those is given up.
+            required = self._current.served if self._fleet.has_ready else ()
+            orders = replace(self._current.orders, required=frozenset(required), asked="")
         self._next = self._load(False, orders)
 
     def _may_change(self) -> bool:
@@ -296,10 +307,7 @@ class Supervisor:
         A reload takes the place of one that is under way, and serves those who wait for that.
         """
         if self._next is not None:
-            if self._next.is_reload:
-                self._scoreboard.count(Reload.SUPERSEDED)
-                self._superseded = self._next
-            self._abandon_next()
+            self._take_back(self._next)
         if not self._has_place_for_a_generation():  # the last one still drains
             return
         orders, tickets = self._next_orders(current)
@@ -312,6 +320,13 @@ class Supervisor:
         self._next.tickets = tickets
         self._begin_reload()
         log.info("loading generation %d beside generation %d", self._next.number, current.number)
+
+    def _take_back(self, generation: Generation) -> None:
+        """Give the next generation up, for a reload that takes its place."""
+        if generation.is_reload:
+            self._scoreboard.count(Reload.SUPERSEDED)
+            self._superseded = generation
+        self._abandon_next()
 
     def _next_orders(self, current: Generation) -> tuple[Orders, list[int]]:
         """Give what the next generation is to serve, and the tickets of those who wait for it."""
@@ -354,6 +369,7 @@ class Supervisor:
         number = self._current.number + 1 if self._current is not None else 1
         taken = {generation.host_name for generation in self._all_generations()}
         name = next(f"host{n}" for n in range(1, len(taken) + 2) if f"host{n}" not in taken)
+        orders = replace(orders, deadly=self._deadly)
         return self._spawner.load(number, self._free_slots()[0], name, is_reload, orders)
 
     def _has_place_for_a_generation(self) -> bool:
@@ -398,6 +414,7 @@ class Supervisor:
             self._watched_since = now
         self._turned_at = now
         self._watch_monitor(now)
+        self._watch_loads(now)
         for worker in self._fleet:
             if not worker.pid:
                 if now > worker.asked_at + FORK_DEADLINE_S:
@@ -416,6 +433,12 @@ class Supervisor:
             log.error("the monitor has not beaten for %.1f s; killing it", silent_s)
             self._scoreboard.beat_monitor()
             _kill(self._monitor_pid, signal.SIGKILL)
+
+    def _watch_loads(self, now: float) -> None:
+        for pid, load in self._loads.items():
+            if now > load.told_at + LONG_LOAD_S:
+                load.told_at, took_s = now, now - load.began_at
+                log.warning("pid %d has been loading %s for %.0f s", pid, load.full_name, took_s)
 
     def _watch_beats(self, worker: Worker, now: float) -> None:
         timeout_s = self._config.heartbeat_timeout_sec
@@ -457,6 +480,7 @@ class Supervisor:
             log.warning("%s: nothing is reloaded, the daemon is stopping", who)
             return
         log.info("%s: reloading %s", who, addresses.shown(self._config.address))
+        self._deadly.clear()  # all are tried again
         self._wants_reload = True
 
     def _hear_and_bury(self) -> None:
@@ -499,6 +523,8 @@ class Supervisor:
             self._on_loaded(pid, event == "loaded", report)
         elif event == "located":
             self._on_located(pid, report["slot"], report["path"])
+        elif event == "loads":
+            self._on_load(pid, report["name"], report["model"])
         elif event == "serves":
             self._on_model(pid, report["slot"], report["model"])
         else:
@@ -527,11 +553,20 @@ class Supervisor:
         elif event == "change":
             self._on_change(worker, Action(report["action"]), report["name"], report["ticket"])
 
+    def _on_load(self, pid: int, name: str, full_name: str) -> None:
+        """Note what a process loads now; no name says that it is done."""
+        if full_name:
+            now = time.monotonic()
+            self._loads[pid] = Load(name, full_name, began_at=now, told_at=now)
+        else:
+            self._loads.pop(pid, None)
+
     def _on_model(self, pid: int, slot: int, model: str) -> None:
         """Note what a host has loaded, or a worker that loads for itself."""
         generation = self._generation_of(pid, slot)
         if generation is not None:
             generation.served.add(model)
+            self._deadly.pop(model, None)
 
     def _on_located(self, pid: int, slot: int, path: str) -> None:
         """Let what follows of a generation load what its first process has fetched."""
@@ -551,6 +586,9 @@ class Supervisor:
         """Remember what a client wants; who wants the same waits for the same."""
         log.info("a client of worker %d: %s %s", worker.slot, action.value, name)
         put(self._changes, action, name, ticket)
+        is_loading = self._next is not None and self._next.orders.wanted == name
+        if is_loading and action is Action.UNLOAD:  # it may be a load that never ends
+            self._fail_reload(f"{name} was unloaded before it had been loaded")
 
     def _on_started(self, worker: Worker) -> None:
         self._show(worker)
@@ -589,31 +627,38 @@ class Supervisor:
     # Burying
 
     def _on_death(self, pid: int, status: int, is_oom: bool) -> None:
-        reason = self._reasons.pop(pid, "")
+        reason, load = self._reasons.pop(pid, ""), self._loads.pop(pid, None)
         how = processes.describe_exit(status, out_of_memory=is_oom)
+        if reason or not self._config.model_repository:
+            load = None  # no model of several has ended it
+        if load is not None:
+            reason = f"the model {load.full_name} cannot be loaded: the process that tried it {how}"
         worker = self._fleet.with_pid(pid)
         if worker is not None:
             cause = Restart(processes.cause_of(status, is_oom))
             if worker.is_stuck:
                 cause, how = Restart.STUCK, "was killed since its loop had stopped"
-            self._on_worker_death(worker, cause, "" if status == 0 else how, reason)
+            self._on_worker_death(worker, cause, "" if status == 0 else how, reason, load)
         elif pid == self._monitor_pid:
             self._monitor_pid = 0
             if self._phase is Phase.SERVING:
                 log.error("the monitor %s; starting another", how)
                 self._monitor_not_before = time.monotonic() + RETRY_DELAY_S
         elif any(generation.host_pid == pid for generation in self._all_generations()):
-            self._on_host_death(pid, reason or f"the model host {how}")
+            self._on_host_death(pid, reason or f"the model host {how}", load)
         else:
             log.debug("an adopted process %d %s", pid, how)
             self._strangers[pid] = time.monotonic(), status
             if len(self._strangers) > STRANGERS_KEPT:
                 del self._strangers[next(iter(self._strangers))]
 
-    def _on_worker_death(self, worker: Worker, cause: Restart, how: str, reason: str) -> None:
+    def _on_worker_death(
+        self, worker: Worker, cause: Restart, how: str, reason: str, load: Load | None
+    ) -> None:
         """Draw the conclusions.
 
-        ``how`` it ended is empty for an orderly end; the ``reason`` is what it had said itself.
+        ``how`` it ended is empty for an orderly end; the ``reason`` is what it had said itself, or
+        the ``load`` that it did not survive.
         """
         self._forget(worker)
         is_stopping = self._phase in (Phase.DRAINING, Phase.CLOSING)
@@ -624,7 +669,7 @@ class Supervisor:
         how = how or "ended without being told to"
         if worker.state is State.STARTING:
             why = reason or f"worker {worker.slot} (pid {worker.pid}) {how} before it was ready"
-            self._on_boot_failure(worker.generation, why)
+            self._on_boot_failure(worker.generation, why, load)
             return
         self._scoreboard.count(cause)
         log.error("worker %d (pid %d) %s; replacing it", worker.slot, worker.pid, how)
@@ -637,7 +682,7 @@ class Supervisor:
                 CRASH_LOOP_STATUS,
             )
 
-    def _on_host_death(self, pid: int, how: str) -> None:
+    def _on_host_death(self, pid: int, how: str, load: Load | None) -> None:
         generation = next(g for g in self._all_generations() if g.host_pid == pid)
         generation.host_pid = 0
         self._spawner.close_commands(generation)
@@ -650,18 +695,24 @@ class Supervisor:
         if generation is self._next:
             if not generation.is_reload:
                 self._abandon_next()
-            self._on_boot_failure(generation, how)
+            self._on_boot_failure(generation, how, load)
         else:
             log.error("%s; its workers go on", how)
 
-    def _on_boot_failure(self, generation: Generation, why: str) -> None:
-        """A load or a start that failed: fatal where nobody serves, else tried again later."""
+    def _on_boot_failure(self, generation: Generation, why: str, load: Load | None = None) -> None:
+        """A load or a start that failed: fatal where nobody serves, else tried again later.
+
+        Where it was the ``load`` of a model that nobody demands, the others are loaded without.
+        """
         if generation in self._retired and generation.is_reload:
             return
         self._scoreboard.count_boot_failure()
         if self._phase is not Phase.SERVING:
             log.error("%s", why)
             self._not_before = time.monotonic() + RETRY_DELAY_S
+            return
+        if load is not None and self._can_do_without(generation, load):
+            self._do_without(generation, load.full_name, why)
             return
         if generation is self._next and generation.is_reload:
             self._fail_reload(why)
@@ -678,6 +729,25 @@ class Supervisor:
             delay_s = min(RETRY_DELAY_S * 2 ** (self._boot_failures - 2), LONGEST_RETRY_DELAY_S)
         self._not_before = time.monotonic() + delay_s
         log.error("%s; trying again in %.0f s", why, delay_s)
+
+    def _can_do_without(self, generation: Generation, load: Load) -> bool:
+        """Tell whether the others are worth more than a model that a process has died of.
+
+        One that was served may have met with something that passes: that is tried again.
+        """
+        if generation.orders.demands(load.name, load.full_name):
+            return False
+        has_failed_often = self._boot_failures + 1 >= BOOT_ATTEMPTS
+        is_new = load.full_name not in generation.served
+        return is_new or (has_failed_often and not self._fleet.has_ready)
+
+    def _do_without(self, generation: Generation, model: str, why: str) -> None:
+        """Have the other models loaded: by the next worker, or by another host."""
+        log.error("%s; the others are loaded without it", why)
+        self._deadly[model] = why
+        if generation is self._next and generation.loading is Loading.UNDECIDED:
+            self._take_back(generation)
+            self._wants_reload = True
 
     def _give_up(self, why: str, status: int) -> None:
         """End the daemon, when those who can still answer have answered."""

@@ -26,7 +26,7 @@ from pyfuncserver.config import Config
 from pyfuncserver.errors import PredictionTimedOut, ServingError, StartupError
 from pyfuncserver.metrics import instruments
 from pyfuncserver.metrics.meters import Where
-from pyfuncserver.model import repository
+from pyfuncserver.model import addresses, repository
 from pyfuncserver.model.exchange import Entrance
 from pyfuncserver.model.lanes import Lanes
 from pyfuncserver.model.pyfunc import PyFuncRunner
@@ -162,10 +162,13 @@ class _Worker:
         return InferenceService(stands, self._meters, logs_all, models, self._spans)
 
     def _could_load(self, name: str) -> bool:
-        """Tell whether the repository has a model of this name, though it may be a new one."""
-        return self._place.config.model_repository != "" and repository.has(
-            Path(self._place.address), name
-        )
+        """Tell whether the repository may have a model of this name, though it be a new one."""
+        config = self._place.config
+        if not config.model_repository:
+            return False
+        if addresses.is_remote(config.address):  # only who fetches it again knows
+            return repository.could_have(name)
+        return repository.has(Path(self._place.address), name)
 
     def _http_front(self, service: InferenceService, reloader: Reloader) -> HttpFront:
         around = Surroundings(
@@ -263,8 +266,12 @@ class _Worker:
             log.error("the model does not answer its own input example within %g s", limit_s)
         if not failures:
             log.info("warmed up in %.2f s", time.monotonic() - started)
-        elif self._place.must_warm_up:
-            raise StartupError(f"{failures[0]} (at the model's own input example)")
+        elif self._place.must_warm_up and self._is_at_issue(key):
+            raise StartupError(f"{key}: {failures[0]} (at the model's own input example)")
+
+    def _is_at_issue(self, key: str) -> bool:
+        """Tell whether it may be for this model that the models are loaded anew."""
+        return self._place.orders.asked in ("", self._roster.catalogue[key].identity.name)
 
     def _lose_supervisor(self) -> None:
         log.error("the supervisor is gone; draining")

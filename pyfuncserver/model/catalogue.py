@@ -11,6 +11,9 @@ from pyfuncserver.model.description import NOTHING_KNOWN, Description
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.seldon_metadata import output_names
 
+UNLOADED = "unloaded"
+"""Why a model is not served that a client did not want any more."""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -1,7 +1,8 @@
 """A repository: a folder a model, and in it a folder a version.
 
-A folder that holds a file is a model itself, in its one version, ``1``; hidden files and folders
-are not looked at. Versions are ordered as numbers where they have any, so that 10 follows 9.
+A folder that holds a file is a model itself, in its one version, ``1``, unless numbered folders
+stand beside it: then these are its versions. Hidden files and folders are not looked at. Versions
+are ordered as numbers where they have any, so that 10 follows 9, and these follow words.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from pathlib import Path
 from pyfuncserver.config import NAME_PATTERN
 from pyfuncserver.errors import StartupError
 from pyfuncserver.model.identity import Identity
+from pyfuncserver.model.kinds.finding import MLMODEL
 
 log = logging.getLogger(__name__)
 
 ONLY_VERSION = "1"
+LONGEST_NAME = 255
+"""Of a file. For a longer one there is no answer, but an error."""
 _is_name = re.compile(NAME_PATTERN).fullmatch
 
 
@@ -28,6 +32,8 @@ class Source:
 
     identity: Identity
     address: str
+    title: str = ""
+    """What the user calls it, if not by its address."""
 
 
 def sources(root: Path) -> list[Source]:
@@ -45,8 +51,12 @@ def sources(root: Path) -> list[Source]:
 
 def has(root: Path, name: str) -> bool:
     """Tell whether a repository has a folder for a model of this name."""
-    is_hidden = name.startswith(".")
-    return not is_hidden and bool(_is_name(name)) and (root / name).is_dir()
+    return could_have(name) and (root / name).is_dir()
+
+
+def could_have(name: str) -> bool:
+    """Tell whether a repository could have a model of this name."""
+    return bool(_is_name(name)) and not name.startswith(".") and len(name) <= LONGEST_NAME
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -60,18 +70,27 @@ def _folders(root: Path) -> Iterator[Path]:
             log.warning("%s is left out: a name is of letters, digits, `_`, `.`, `-`", entry)
 
 
-def _order(name: str) -> list[tuple[int, int | str]]:
-    """Give what sorts numbers in a name by their size."""
+def _order(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Give what sorts numbers in a name by their size, and behind words; 01 and 1 always alike."""
     parts = re.split(r"([0-9]+)", name)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+    return [(1, int(part)) if part.isdecimal() else (0, part) for part in parts if part], name
 
 
 def _versions(folder: Path) -> list[Source]:
-    is_model = any(not path.name.startswith(".") and path.is_file() for path in folder.iterdir())
-    versions = [] if is_model else list(_folders(folder))
+    try:
+        versions = [] if _is_model(folder) else list(_folders(folder))
+    except OSError:  # loading will say why
+        versions = []
     if not versions:  # a model itself, or a folder in which loading will find none
         return [_source(folder.name, ONLY_VERSION, folder)]
     return [_source(folder.name, version.name, version) for version in versions]
+
+
+def _is_model(folder: Path) -> bool:
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if any(path.name.isdecimal() and path.is_dir() for path in entries):
+        return (folder / MLMODEL).is_file()
+    return any(path.is_file() for path in entries)
 
 
 def _source(name: str, version: str, path: Path) -> Source:

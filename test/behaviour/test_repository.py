@@ -27,14 +27,21 @@ Put = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def put(save_model: Callable[..., Path]) -> Put:
-    """Give `put(path, mark)`, which puts a model there that answers it; None for a broken one."""
+    """Give `put(path, mark)`, which puts a model there that answers it; None for a broken one.
 
-    def put(path: Path, mark: int | None) -> Path:
+    A name in the place of the mark is that of another class of `marked_models`; a mark that is
+    negative has a model brought whose code says it.
+    """
+
+    def put(path: Path, mark: int | str | None) -> Path:
         def how(_: Any, saved: Path) -> Path:
             from behaviour import marked_models  # where warnings are no errors
 
-            model = marked_models.Broken() if mark is None else marked_models.Marked(mark)
-            return marked_models.save(model, saved)
+            if isinstance(mark, int) and mark < 0:
+                return marked_models.save_coded(mark, saved)
+            if isinstance(mark, int):
+                return marked_models.save(marked_models.Marked(mark), saved)
+            return marked_models.save(getattr(marked_models, mark or "Broken")(), saved)
 
         draft = path.with_name(f".{path.name}")
         shutil.copytree(save_model(f"marked-{mark}", how), draft)
@@ -46,13 +53,20 @@ def put(save_model: Callable[..., Path]) -> Put:
 
 @pytest.fixture(scope="module")
 def root(put: Put, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a repository: a in three versions, b in one that is the folder itself, c broken."""
+    """Give a repository: a in three versions, b in one that is the folder itself, c broken.
+
+    The two versions of coded have modules of one name; deadly ends the process that loads it.
+    """
     root = tmp_path_factory.mktemp("repository")
     (root / "a").mkdir()
     for version, mark in (("9", 9), ("10", 10), ("2", 2)):
         put(root / "a" / version, mark)
     put(root / "b", 1)
     put(root / "c", None)
+    (root / "coded").mkdir()
+    put(root / "coded" / "1", -1)
+    put(root / "coded" / "2", -2)
+    put(root / "deadly", "Deadly")
     (root / ".hidden").mkdir()
     (root / "a file").touch()
     return root
@@ -103,6 +117,8 @@ def change(daemon: Daemon, name: str, what: str) -> Answer:
         ("/models/a-9/invocations", 9),
         ("/models/a/versions/2/invocations", 2),
         ("/models/b/versions/1/invocations", 1),
+        ("/v1/models/coded-1:predict", -1),
+        ("/v1/models/coded-2:predict", -2),
     ],
 )
 def test_models_by_their_names_and_versions(daemon: Daemon, path: str, mark: int) -> None:
@@ -145,14 +161,22 @@ def test_seldon(daemon: Daemon, path: str, mark: int) -> None:
 
 
 def test_what_there_is(daemon: Daemon) -> None:
-    assert daemon.http("GET", "/v1/models").json()["models"] == ["a-2", "a-9", "a-10", "b-1"]
-    assert daemon.http("GET", "/v2/models").json() == {"models": ["a", "b"]}
+    assert daemon.http("GET", "/v1/models").json()["models"] == [
+        *("a-2", "a-9", "a-10", "b-1"),
+        *("coded-1", "coded-2"),
+    ]
+    assert daemon.http("GET", "/v2/models").json() == {"models": ["a", "b", "coded"]}
     found = index(daemon)
-    assert list(found) == ["a/2", "a/9", "a/10", "b/1", "c/1"]
+    assert list(found) == [
+        *("a/2", "a/9", "a/10", "b/1", "c/1"),
+        *("coded/1", "coded/2", "deadly/1"),
+    ]
     assert found["a/9"] == ("READY", "")
     state, reason = found["c/1"]
     assert state == "UNAVAILABLE"
     assert REASON in reason
+    state, reason = found["deadly/1"]
+    assert (state, "exited with status 3" in reason) == ("UNAVAILABLE", True)
     assert daemon.metric("pyfuncserver_model_info", name="a") == 3
 
 
@@ -180,6 +204,15 @@ def test_models_that_are_not_there(daemon: Daemon, path: str) -> None:
     assert answer.status == 404
     shape = {"v1": "reason", "v2": "error"}.get(path.split("/")[1], "message")
     assert (shape if "api" not in path else "status") in answer.json()
+
+
+def test_names_that_no_file_could_have(daemon: Daemon) -> None:
+    for name in ("a" * 300, "a" * 5000, "%61"):
+        assert change(daemon, name, "load").status == 404
+
+
+def test_models_that_bring_modules_of_one_name_are_told_of(daemon: Daemon) -> None:
+    assert "coded-1 and coded-2 bring different modules late_marks, marks along" in daemon.log()
 
 
 def call(daemon: Daemon, path: str, message: Any, **metadata: str) -> bytes:
@@ -251,6 +284,16 @@ def own(put: Put, tmp_path: Path) -> Path:
     return root
 
 
+def test_an_example_that_fails_is_in_the_way_of_its_own_model_only(own: Path, put: Put) -> None:
+    put(own / "c", "Unrehearsed")
+    with Daemon("", repository=own, env={"WORKERS": "1"}) as daemon:
+        assert change(daemon, "b", "unload").status == 200
+        assert change(daemon, "b", "load").status == 200
+        answer = change(daemon, "c", "load")
+        assert (answer.status, "c-1: " in answer.json()["error"]) == (500, True)
+        assert "input example" in answer.json()["error"]
+
+
 def test_models_come_and_go_and_no_request_is_lost(own: Path, put: Put) -> None:
     env = {**BOTH, "CARAML_MODEL_NAME": "a"}
     with Daemon("", repository=own, env=env) as daemon, Busy(daemon) as asked:
@@ -300,10 +343,16 @@ def test_a_load_that_fails_changes_nothing(own: Path, put: Put) -> None:
         answer = change(daemon, "c", "load")
         assert (answer.status, REASON in answer.json()["error"]) == (500, True)
         shutil.rmtree(own / "b")
+        answer = change(daemon, "b", "load")
+        assert (answer.status, "has no model b" in answer.json()["error"]) == (500, True)
+        put(own / "deadly", "Deadly")
+        answer = change(daemon, "deadly", "load")
+        assert (answer.status, "exited with status 3" in answer.json()["error"]) == (500, True)
+        shutil.rmtree(own / "deadly")
         put(own / "b", None)
         daemon.terminate(signal.SIGHUP)
         failed = lambda: daemon.metric("pyfuncserver_reloads_total", outcome="failed")  # noqa: E731
-        wait_until(lambda: failed() == 2, WAIT_S, "the reload fails, as b served before")
+        wait_until(lambda: failed() == 4, WAIT_S, "the reload fails, as b served before")
         assert mark_of(predict(daemon, "/v1/models/b:predict")) == 2
         assert change(daemon, "..", "load").status == 404
         assert change(daemon, "d", "load").status == 404
@@ -318,10 +367,11 @@ def test_changes_at_once_are_made_one_after_the_other(own: Path, put: Put) -> No
     put(own / "c", 3)
     put(own / "d", None)
     with Daemon("", repository=own, env={"WORKERS": "2"}) as daemon, ThreadPoolExecutor(4) as pool:
-        wishes = [("c", "unload"), ("d", "load"), ("b", "unload"), ("b", "load")]
-        answers = list(pool.map(lambda wish: change(daemon, *wish), wishes))
-        assert [answer.status for answer in answers[:2]] == [200, 500]
-        assert {answer.status for answer in answers[2:]} == {200}
+        wishes = [("b", "unload"), ("c", "unload"), ("d", "load")]
+        asked = [pool.submit(change, daemon, *wish) for wish in wishes]
+        wait_until(lambda: "unload b" in daemon.log(), WAIT_S)
+        asked.append(pool.submit(change, daemon, "b", "load"))
+        assert [it.result(WAIT_S).status for it in asked] == [200, 200, 500, 200]
         assert index(daemon)["c/1"] == ("UNAVAILABLE", "unloaded")
         assert mark_of(predict(daemon, "/v1/models/a:predict")) == 1
 
@@ -344,6 +394,34 @@ def test_each_worker_may_load_for_itself(own: Path) -> None:
         for _ in range(8):  # connections spread over both
             assert predict(daemon, "/v1/models/b:predict").status == 503
             assert mark_of(predict(daemon, "/v1/models/a:predict")) == 1
+
+
+def test_a_lone_worker_loads_what_it_can(own: Path, put: Put) -> None:
+    put(own / "deadly", "Deadly")
+    with Daemon("", repository=own, env={"WORKERS": "1"}) as daemon:
+        assert "exited with status 3" in index(daemon)["deadly/1"][1]
+        (before,) = daemon.worker_pids()
+        daemon.terminate(signal.SIGHUP)
+        (after,) = wait_until(lambda: daemon.worker_pids() - {before}, WAIT_S, "a reload")
+        shutil.rmtree(own / "b")
+        put(own / "b", None)
+        os.kill(after, signal.SIGKILL)
+        wait_until(lambda: daemon.worker_pids() - {after}, WAIT_S, "another worker")
+        assert mark_of(predict(daemon, "/v1/models/a:predict")) == 1
+        assert REASON in index(daemon)["b/1"][1]
+        assert "exited with status 3" in index(daemon)["deadly/1"][1]
+
+
+def test_an_unload_ends_a_load_that_does_not_end(own: Path, put: Put) -> None:
+    with Daemon("", repository=own, env={"WORKERS": "2"}) as daemon, ThreadPoolExecutor(1) as pool:
+        put(own / "c", "Endless")
+        load = pool.submit(change, daemon, "c", "load")
+        wait_until(lambda: "loading generation 2" in daemon.log(), WAIT_S)
+        assert change(daemon, "c", "unload").status == 200
+        answer = load.result(WAIT_S)
+        assert (answer.status, "was unloaded" in answer.json()["error"]) == (500, True)
+        assert index(daemon)["c/1"] == ("UNAVAILABLE", "unloaded")
+        assert mark_of(predict(daemon, "/v1/models/a:predict")) == 1
 
 
 def test_the_one_model_of_a_server_may_be_unloaded(own: Path) -> None:

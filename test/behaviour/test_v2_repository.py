@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from harness import Answer, Daemon, wait_until
+
+from pyfuncserver.codec import inference
 
 LOAD, UNLOAD = (f"/v2/repository/models/model/{what}" for what in ("load", "unload"))
 INPUT = {"name": "x", "datatype": "FP64", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 0.2]}
@@ -18,9 +20,15 @@ INFER = "/v2/models/model/infer"
 
 
 @pytest.fixture(scope="module")
-def model(iris_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_model(save_model: Callable[..., Path]) -> Path:
+    """Give one that is soon loaded, as it often is here."""
+    return save_model("small", lambda models, path: models.save(models.EchoPlain(), path))
+
+
+@pytest.fixture(scope="module")
+def model(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a model of our own, which may be broken."""
-    return Path(shutil.copytree(iris_model, tmp_path_factory.mktemp("repository") / "model"))
+    return Path(shutil.copytree(small_model, tmp_path_factory.mktemp("repository") / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +99,12 @@ def test_a_client_that_does_not_wait(daemon: Daemon) -> None:
     wait_until(lambda: reloads(daemon) == count + 1, 30, "it is loaded")
 
 
-def test_tokens(iris_model: Path, tmp_path: Path) -> None:
+def test_tokens(small_model: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("secret-enough-for-a-test\n", encoding="utf-8")
     calls = [("POST", INFER, BODY), ("POST", "/v2/repository/index", b"")]
     calls += [("POST", f"/v2/repository/models/model/{what}", b"") for what in ("load", "unload")]
-    with Daemon(iris_model, env={"TOKEN_FILE": str(tokens)}) as daemon:
+    with Daemon(small_model, env={"TOKEN_FILE": str(tokens)}) as daemon:
         for method, path, body in calls:
             answer = daemon.http(method, path, body)
             assert (answer.status, list(answer.json())) == (401, ["error"])
@@ -108,8 +116,8 @@ def test_tokens(iris_model: Path, tmp_path: Path) -> None:
             assert daemon.http("GET", path).status == 200
 
 
-def test_health_beside_upi(iris_model: Path) -> None:
-    with Daemon(iris_model, env={"CARAML_PROTOCOL": "UPI_V1"}) as daemon:
+def test_health_beside_upi(small_model: Path) -> None:
+    with Daemon(small_model, env={"CARAML_PROTOCOL": "UPI_V1"}) as daemon:
         assert daemon.http("GET", "/v2/health/live").json() == {"live": True}
         assert daemon.http("GET", "/v2/health/ready").json() == {"ready": True}
         assert daemon.http("GET", "/v2/models/model/ready").status == 200
@@ -121,6 +129,14 @@ def test_health_beside_upi(iris_model: Path) -> None:
             assert (answer.status, list(answer.json())) == (405, ["error"])
             assert answer.headers["Allow"] == "POST"
         assert daemon.http("POST", INFER, BODY).status == 404
+        request = inference.messages().RepositoryModelLoadRequest(model_name="model")
+        with daemon.channel() as channel:
+            unload = channel.unary_unary(f"/{inference.SERVICE}/RepositoryModelUnload")
+            unload(request.SerializeToString(), timeout=60)
+        for path in ("/v1/models/model-1", "/v2/models/model/ready"):
+            assert daemon.http("GET", path).status == 503
+        assert daemon.http("GET", "/v2/models").json() == {"models": []}
+        assert daemon.http("GET", "/v2/health/ready").json() == {"ready": True}
 
 
 def test_a_server_that_is_not_ready(controlled_model: Path) -> None:

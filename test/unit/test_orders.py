@@ -8,6 +8,7 @@ from pyfuncserver.orders import (
     TICKETS_KEPT,
     Action,
     Change,
+    Orders,
     Outcomes,
     new_ticket,
     put,
@@ -17,9 +18,18 @@ from pyfuncserver.scoreboard import Reload
 
 def test_orders_that_follow() -> None:
     gone = NO_ORDERS.after(Action.UNLOAD, "a").after(Action.UNLOAD, "b")
-    assert (gone.absent, gone.asked) == ({"a", "b"}, "")
+    assert (gone.absent, gone.asked, gone.wanted) == ({"a", "b"}, "b", "")
     back = gone.after(Action.LOAD, "a")
-    assert (back.absent, back.asked) == ({"b"}, "a")
+    assert (back.absent, back.asked, back.wanted) == ({"b"}, "a", "a")
+
+
+def test_what_is_demanded() -> None:
+    orders = Orders(required=frozenset(["b-1"])).after(Action.LOAD, "a")
+    assert orders.demands("a", "a-1")
+    assert orders.demands("b", "b-1")
+    assert not orders.demands("b", "b-2")
+    assert not orders.after(Action.UNLOAD, "a").demands("a", "a-1")
+    assert not NO_ORDERS.demands("a", "a-1")
 
 
 def test_wishes_that_wait() -> None:
