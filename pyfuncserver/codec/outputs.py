@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyfuncserver.codec.tensors import BYTES, Array, Tensor, datatype_of, objects_of
+from pyfuncserver.codec.tensors import BYTES, Array, Tensor, datatype_of, holds_text, objects_of
 
 PREFIX = "output-"
 """Before the number of an output without a name, as MLServer does."""
@@ -127,6 +127,8 @@ def _of_list(values: Sequence[Any]) -> Array:
     """Give an array of a list, which NumPy finds the type of where it is of numbers."""
     if any(isinstance(item, str | bytes) for item in values):  # NumPy cuts and pads them
         return objects_of(list(values), (len(values),))
+    if holds_text(values):
+        return np.array(values, dtype=object)
     try:
         array = np.array(values)
     except ValueError:

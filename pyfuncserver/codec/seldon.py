@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyfuncserver.codec.tensors import shaped
+from pyfuncserver.codec.tensors import holds_text, shaped
 
 Array = np.ndarray[Any, Any]
 
@@ -265,6 +265,8 @@ def _is_numeric(dtype: Any) -> bool:
 
 
 def _arrayed(value: Any, kind: Kind) -> tuple[Kind, Any]:
+    if isinstance(value, list | tuple) and holds_text(value):
+        return Kind.NDARRAY, list(value)
     try:
         array = np.asarray(value)
     except ValueError:  # rows of several lengths

@@ -156,6 +156,17 @@ def objects_of(elements: list[Any], shape: Sequence[int]) -> Array:
     return array.reshape(tuple(shape))
 
 
+def holds_text(values: Sequence[Any]) -> bool:
+    """Tell whether nested lists hold texts or bytes: of those NumPy makes all of one length."""
+    cells: Sequence[Any] = values
+    while cells:
+        if any(issubclass(kind, str | bytes) for kind in set(map(type, cells))):
+            return True
+        lists = [cell for cell in cells if isinstance(cell, list | tuple)]
+        cells = list(chain.from_iterable(lists))
+    return False
+
+
 def _check(datatype: str) -> None:
     if datatype not in DTYPES:
         raise ValueError(f"the datatype is none of {', '.join(DTYPES)}")

@@ -29,6 +29,8 @@ def untyped(key: str, data: Any) -> Array | Arrays | None:
         found = {name: _array(values) for name, values in data.items()} if key == COLUMNS else {}
     else:
         columns = (columns_of(data) if key == ROWS else None) or {}
+        if columns.keys() == _BINARY:
+            return None
         found = {name: _plain_array(values) for name, values in columns.items()}
     return None if found.keys() == _BINARY else _complete(found)
 

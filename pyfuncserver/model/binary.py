@@ -60,6 +60,11 @@ def is_binary(value: Any) -> bool:
     return type(value) is dict and len(value) == 1 and isinstance(value.get(KEY), str)
 
 
+def are_binary(values: Any) -> bool:
+    """Tell a list of binary values from rows."""
+    return type(values) is list and all(map(is_binary, values))
+
+
 def bytes_of(value: dict[str, str]) -> bytes:
     """Decode a binary value; the padding at its end may be left out. Raises: InvalidInput"""
     text = value[KEY]

@@ -115,6 +115,8 @@ class Call:
     """What the dialect wants to see again when it encodes the answer; the model does not."""
     parts: Parts | None = None
     """How the answer is written, where the client wants it part by part."""
+    may_be_padded: bool = True
+    """Whether NumPy's strings of the payload could take too much memory; see ``padding.py``."""
 
 
 @dataclass(slots=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 from pyfuncserver.codec import upi
 from pyfuncserver.errors import InvalidInput, Unsupported
-from pyfuncserver.model import binary, kinds, scoring, seldon, tensors
+from pyfuncserver.model import binary, extent, kinds, scoring, seldon, tensors
 from pyfuncserver.model.call import Call, Form, Tensors
+from pyfuncserver.model.padding import Guard, check_within
 from pyfuncserver.model.rectangle import COLUMNS, RECORDS, ROWS, SPLIT, TABLE
 from pyfuncserver.model.refusal import is_conversion, is_refusal, public_message, unreadable_column
 from pyfuncserver.model.route import Params, route_of
@@ -22,6 +23,7 @@ from pyfuncserver.model.text import TextReader
 
 _PARAMS = "params"
 _FRAMES = (RECORDS, SPLIT)
+_VALUES = (ROWS, COLUMNS)
 
 Contents = tuple[str, Any, Params]
 """The name that a call gives its data (see ``rectangle.py``), the data, and the params."""
@@ -50,6 +52,8 @@ class PlainModel:
         self._parse_frame = scoring.frame_parser()
         self._schema = model.metadata.get_input_schema()
         self._is_raw = bool(getattr(model.metadata, "_is_signature_from_type_hint", bool)())
+        self._has_columns = self._schema is not None and not self._schema.is_tensor_spec()
+        self._padding = Guard(self._schema)
         self._readers: dict[Form, Reader] = {
             Form.JSON: _body,
             Form.UPI: _table,
@@ -59,6 +63,7 @@ class PlainModel:
             Form.TEXT: TextReader(self._schema, _params_schema(model), self._is_raw),
         }
         self._artefact = kinds.artefact_of(model)
+        self._is_untyped = self._schema is None and self._artefact is None
         self._decode = binary.decoder_of(self._schema, self._is_raw, self._converted)
         self._predict_stream = predict_stream_of(model)
         route = route_of(model)
@@ -97,6 +102,8 @@ class PlainModel:
         if call.form is Form.BYTES:  # whatever the signature says of what they hold
             return Prepared(call.payload, self._default_params and self._default_params.copy())
         key, data, params = self._readers[call.form](call.payload)
+        if self._is_untyped and call.may_be_padded and key in _VALUES:
+            self._check_untyped(key, data)  # the shortcuts of other models make no strings
         if self._artefact is not None:
             ready, params = self._read_by(self._artefact, call, key, data, params)
         else:
@@ -108,6 +115,10 @@ class PlainModel:
         if params is None:
             return Prepared(ready, self._default_params and self._default_params.copy())
         return self._enforced(ready, params, None)
+
+    def _check_untyped(self, key: str, data: Any) -> None:
+        if not binary.are_binary(data):
+            self._padding.check_values(key, data)
 
     def _read_by(
         self, artefact: kinds.Artefact, call: Call, key: str, data: Any, params: Params
@@ -123,9 +134,16 @@ class PlainModel:
 
     def _convert(self, key: str, data: Any, schema: Any) -> Any:
         if key in _FRAMES:
+            self._padding.check_frame(key, data)
             return scoring.parsed(self._parse_frame, key, data, schema)
-        if self._is_raw or key not in (ROWS, COLUMNS):
+        if self._is_raw:
             return data
+        if self._has_columns and key != ROWS:
+            extent.check_columns(data)
+        if key not in _VALUES:
+            self._padding.check_frame(key, data)
+            return data
+        self._padding.check_values(key, data)
         try:
             return self._parse({key: data}, schema=schema)
         except self._refused as error:
@@ -135,6 +153,8 @@ class PlainModel:
     def _enforced(self, data: Any, params: Params, schema: Any) -> Prepared:
         if self._validate is None:
             return Prepared(data, params)
+        if params:
+            check_within(params)
         try:
             return Prepared(*self._validate(data, params, schema))
         except self._refused as error:
@@ -177,6 +197,8 @@ class PlainModel:
             if call.form is Form.JSON:
                 key, data = self._decode(key, data)
             converted = self._converted(key, data)
+        if params:
+            check_within(params)
         try:
             yield from self._predict_stream(converted, params)
         except self._refused as error:

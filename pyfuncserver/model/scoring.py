@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pyfuncserver.errors import InvalidInput, UnsupportedMediaType
+from pyfuncserver.model import extent
 from pyfuncserver.model.call import ScoringInput
 from pyfuncserver.model.rectangle import AS_IS, COLUMNS, RECORDS, ROWS, SPLIT, TABLE
 
@@ -76,6 +77,7 @@ class ScoringReader:
             text = str(request.data, "utf-8")
         except UnicodeDecodeError:
             raise InvalidInput("Ensure that input is a valid UTF-8 encoded string.") from None
+        extent.check_csv(text)
         try:
             return TABLE, pd.read_csv(io.StringIO(text), dtype=self._csv_types()), None
         except Exception as error:  # whatever pandas and the schema make of the client's text
@@ -144,7 +146,10 @@ def _raw_inputs(body: dict[str, Any]) -> Any:
 
 def _parquet(request: ScoringInput) -> Contents:
     try:
+        extent.check_parquet(request.data)
         return AS_IS, pd.read_parquet(io.BytesIO(request.data)), None
+    except InvalidInput:
+        raise
     except ImportError as error:
         raise UnsupportedMediaType(
             "This server cannot read Parquet: pyarrow is not installed (pyfuncserver[parquet])"
@@ -184,6 +189,7 @@ def parsed(parse: FrameParser, field: str, data: Any, schema: Any) -> pd.DataFra
     problem = _malformed(field, data)
     if problem:
         raise InvalidInput(problem)
+    (extent.check_records if field == RECORDS else extent.check_split)(data)
     try:
         frame = parse(field, data, schema)
         hash(tuple(frame.columns))  # pandas takes any labels, and fails at most that is done then

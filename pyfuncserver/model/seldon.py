@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from pyfuncserver.codec.seldon import ARRAYS, Message
 from pyfuncserver.errors import InvalidInput
+from pyfuncserver.model.padding import check_cells
 from pyfuncserver.model.rectangle import AS_IS, COLUMNS, ROWS
-from pyfuncserver.model.tensors import MOST_PADDED_BYTES
 
 Array = np.ndarray[Any, Any]
 Found = tuple[str, Any, None]
@@ -133,20 +132,8 @@ def array_of(values: Any) -> Array:
     """
     if isinstance(values, np.ndarray):
         return values
-    if _padded_bytes(values) > MOST_PADDED_BYTES:
-        raise InvalidInput("data.ndarray is too large as strings of one length")
+    check_cells(values, "data.ndarray")
     try:
         return np.array(values)
     except ValueError:
         raise InvalidInput("data.ndarray has rows of several lengths") from None
-
-
-def _padded_bytes(cells: list[Any]) -> int:
-    """Tell how many bytes an array takes at least whose cells are all as long as the longest."""
-    types = set(map(type, cells))
-    while types == {list}:
-        cells = list(chain.from_iterable(cells))
-        types = set(map(type, cells))
-    if str not in types:
-        return 0
-    return max(len(cell) for cell in cells if type(cell) is str) * len(cells) * 4

@@ -168,8 +168,22 @@ def _converter(dtype: np.dtype[Any], kept: Any) -> Callable[[Values], Any]:
     """Make the array that a frame keeps for a column: strings are kept as another type."""
     if dtype.kind not in "UO":
         return lambda values: np.array(values, dtype)
+    make = _objects if dtype.kind == "O" else _texts
     if kept == np.dtype(object):
-        return lambda values: np.array(values, dtype).astype(object)
+        return make
     from_sequence = kept.construct_array_type()._from_sequence
-    # Through NumPy's strings where MLflow does so: they have no zeros at their end.
-    return lambda values: from_sequence(np.array(values, dtype), dtype=kept)
+    return lambda values: from_sequence(make(values), dtype=kept)
+
+
+def _texts(values: Values) -> Any:
+    """Give texts as MLflow does, by way of NumPy's strings: those have no zeros at their end.
+
+    But not by that way: it makes each as long as the longest.
+    """
+    return _objects([value.rstrip("\0") for value in values])
+
+
+def _objects(values: Values) -> Any:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

@@ -22,6 +22,7 @@ import pandas as pd
 from pyfuncserver.codec.frames import frame_from
 from pyfuncserver.codec.tensors import BYTES, Array, Tensor, elements_of, objects_of, texts_of
 from pyfuncserver.errors import InvalidInput
+from pyfuncserver.model import padding
 from pyfuncserver.model.call import Tensors
 from pyfuncserver.model.rectangle import AS_IS, TABLE
 
@@ -30,9 +31,6 @@ Contents = tuple[str, Any, dict[str, Any] | None]
 Reader = Callable[[Tensors], Contents]
 
 CONTENT_TYPE = "content_type"
-MOST_PADDED_BYTES = 2**28
-"""NumPy's strings are all as long as the longest; so much memory they may take."""
-
 LONGEST_SHOWN = 64
 """Characters of an input's name that a refusal repeats."""
 
@@ -192,8 +190,8 @@ def _strings(tensor: Tensor, dtype: np.dtype[Any]) -> Array:
         raise InvalidInput(f"Input {_shown(name)} takes {dtype.name}, not {BYTES}")
     elements = _texts(name, values) if dtype.kind == "U" else _bytes(name, values)
     longest = max((len(element) for element in elements.reshape(-1)), default=0)
-    if longest * elements.size * (4 if dtype.kind == "U" else 1) > MOST_PADDED_BYTES:
-        raise InvalidInput(f"Input {_shown(name)} is too large as strings of one length")
+    size = padding.CHARACTER_SIZE if dtype.kind == "U" else 1
+    padding.check(elements.size, longest, size, f"Input {_shown(name)}")
     return elements.astype(dtype.kind)
 
 
@@ -280,7 +278,7 @@ def _dates(name: str, values: Array) -> Array:
     """Give dates as NumPy's, in UTC where they name a zone, for NumPy knows none."""
     texts = _texts(name, values).reshape(-1)
     try:
-        dates = pd.to_datetime(texts.tolist(), utc=True, **_ISO_8601)
+        dates = pd.to_datetime(texts, utc=True, **_ISO_8601)  # of a list, it makes NumPy's strings
     except (ValueError, OverflowError):
         raise InvalidInput(f"Input {_shown(name)} holds what is not a date of ISO 8601") from None
     found: Array = dates.tz_localize(None).to_numpy().astype("datetime64[ns]")

@@ -321,3 +321,50 @@ def test_http_1_0(wire: Wire) -> None:
 def test_an_unknown_path_leaves_the_connection_in_use(wire: Wire) -> None:
     wire.send(post("/no", b"12345") + get("/no") + get("/"))
     assert [wire.answer().status for _ in range(3)] == [404, 404, 200]
+
+
+# Memory
+
+LONG = "x" * 1_000_000
+CELLS = [LONG, *["a"] * 5000]
+MANY = list(range(30_000))
+ROOM = 3 * 2**30
+"""Memory that a worker may ask for beside what it has; a case asks for 7 to 20 GB."""
+HUGE: list[tuple[str, object, tuple[str, ...]]] = [
+    ("/v1/models/model-1:predict", {"instances": CELLS}, ("reason",)),
+    ("/invocations", {"inputs": {"t": CELLS}}, ("message",)),
+    (
+        "/invocations",
+        {"dataframe_split": {"data": "a", "columns": MANY, "index": MANY}},
+        ("message",),
+    ),
+    ("/api/v1.0/predictions", {"data": {"ndarray": CELLS}}, ("status", "info")),
+]
+
+
+@pytest.fixture(scope="module")
+def echo(over_transport: None, echo_model: Path) -> Iterator[Daemon]:
+    with Daemon(echo_model) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("path", "body", "where"), HUGE)
+def test_a_small_request_that_asks_for_gigabytes_is_refused(
+    echo: Daemon, path: str, body: object, where: tuple[str, ...]
+) -> None:
+    """The worker goes on, which the kernel would have ended where memory is short."""
+    workers = echo.worker_pids()
+    for worker in workers:
+        pages = int(Path(f"/proc/{worker}/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + ROOM
+        resource.prlimit(worker, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    answer = echo.http("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    assert answer.status == 400
+    said = answer.json()
+    for name in where:
+        said = said[name]
+    assert "too large" in said
+    assert LONG not in said
+    usual = echo.http("POST", "/v1/models/model-1:predict", b'{"instances": ["a", "bc"]}')
+    assert usual.json() == {"predictions": ["a", "bc"]}
+    assert echo.worker_pids() == workers

@@ -10,6 +10,7 @@ from pyfuncserver.codec import scoring as codec
 from pyfuncserver.errors import InvalidInput, ModelStatus, ServingError, UnsupportedMediaType
 from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request, ScoringInput
 from pyfuncserver.model.failure import model_failed
+from pyfuncserver.model.padding import may_take_much
 from pyfuncserver.model.scoring import JSON, MEDIA_TYPES
 from pyfuncserver.protocol.rest.scoring_stream import ScoringParts, takes_stream
 from pyfuncserver.protocol.rest.shape import Shape
@@ -30,7 +31,10 @@ class Scoring:
         data = _parsed(request.body) if media_type == JSON else request.body
         parts = ScoringParts(codec.dumps, error_body) if takes_stream(data) else None
         payload = ScoringInput(media_type, data)
-        return Call(Form.SCORING, payload, request.headers, request.context, parts=parts)
+        call = Call(Form.SCORING, payload, request.headers, request.context, parts=parts)
+        if media_type == JSON:
+            call.may_be_padded = may_take_much(request.body)
+        return call
 
     def encode(self, answer: Answer) -> Reply:
         try:

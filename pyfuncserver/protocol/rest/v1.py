@@ -8,6 +8,7 @@ from pyfuncserver.codec import json
 from pyfuncserver.errors import InvalidInput, ModelStatus, ServingError
 from pyfuncserver.model.call import Answer, Call, Form, Predictions, Reply, Request
 from pyfuncserver.model.failure import model_failed
+from pyfuncserver.model.padding import may_take_much
 from pyfuncserver.protocol.rest import cloudevents
 from pyfuncserver.protocol.rest.cloudevents import NO_ORIGIN, Origin, is_structured
 from pyfuncserver.protocol.rest.shape import Shape
@@ -37,11 +38,14 @@ class V1:
         ):
             event = cloudevents.decode(request)
             return Call(Form.JSON, event.data, request.headers, request.context, event)
+        text = request.body
         try:
-            body = json.loads(request.body)
+            body = json.loads(text)
         except json.JSONDecodeError as error:
             raise InvalidInput(f"Unrecognized request format: {error}") from None
-        return Call(Form.JSON, body, request.headers, request.context)
+        return Call(
+            Form.JSON, body, request.headers, request.context, may_be_padded=may_take_much(text)
+        )
 
     def encode(self, answer: Answer) -> Reply:
         value = answer.value

@@ -129,3 +129,10 @@ def test_names() -> None:
 def test_what_no_tensor_holds(value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         tensors_of(value)
+
+
+def test_a_long_text_in_nested_lists_takes_no_memory() -> None:
+    """NumPy's strings would take 20 GB."""
+    long = "x" * 1_000_000
+    datatype, shape, values = one([[long], *[["a"]] * 5000])
+    assert (datatype, shape, values[0]) == ("BYTES", [5001, 1], [long])

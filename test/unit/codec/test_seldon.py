@@ -142,3 +142,10 @@ def test_the_meta_goes_back() -> None:
         "routing": {"r": 2},
         "requestPath": {"m": "i"},
     }
+
+
+def test_a_long_text_among_an_answers_takes_no_memory() -> None:
+    """NumPy's strings would take 20 GB."""
+    texts = ["x" * 1_000_000, *["a"] * 5000]
+    assert answer_of(texts, TENSOR) == Message(Kind.NDARRAY, texts)
+    assert answer_of([texts], NDARRAY).value == [texts]

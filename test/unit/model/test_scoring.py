@@ -58,10 +58,7 @@ def test_an_old_mlflow_makes_no_frames(monkeypatch: pytest.MonkeyPatch, field: s
 
 
 def test_parquet_that_nobody_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_engine(_: Any) -> None:
-        raise ImportError("Unable to find a usable engine")
-
-    monkeypatch.setattr(pd, "read_parquet", no_engine)
+    hide(monkeypatch, "pyarrow.parquet")
     read = scoring.ScoringReader(Metadata())
     with pytest.raises(UnsupportedMediaType, match="pyarrow is not installed"):
         read(ScoringInput(scoring.PARQUET, b"PAR1"))

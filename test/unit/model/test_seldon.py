@@ -78,11 +78,16 @@ def test_an_array_without_a_signature(value: Any) -> None:
     (TWO_TENSORS, rows([[1, 2]]), "2 tensors"),
     (None, rows([[1], [1, 2]]), "several lengths"),
     (None, rows(["x" * 100_000, *[1] * 100_000]), "too large"),  # 40 GB
-    (None, rows([[1, 2]] * 100_000 + [["x" * 100_000, None]]), "too large"),
+    (None, rows([[1, 2]] * 100_000 + [["x" * 100_000, 3]]), "too large"),
 ])  # fmt: skip
 def test_what_is_refused(schema: Any, message: Message, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         reader(schema)(message)
+
+
+def test_a_null_among_texts_makes_objects_of_all() -> None:
+    _, found, _ = reader(None)(rows([[1, 2]] * 100_000 + [["x" * 100_000, None]]))
+    assert (found.dtype, found.shape) == (object, (100_001, 2))
 
 
 # Feedback

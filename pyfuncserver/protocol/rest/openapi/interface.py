@@ -231,7 +231,8 @@ def _param(found: Mapping[str, Any]) -> Schema:
     kind = schema.of_type(found)
     shape = found.get("shape")
     whole = kind if shape is None else schema.array(kind, -1 if shape[0] is None else shape[0])
-    return {**whole, "default": _plain(found.get("default"))}
+    default = _plain(found.get("default"))
+    return whole if default is None else {**whole, "default": default}
 
 
 def _predictions(outputs: Any) -> Schema:

@@ -182,6 +182,15 @@ def path_parameter(name: str, values: Iterable[str], description: str) -> Operat
     }
 
 
+def placed(subject: Subject, path: str, method: str, operation: Operation) -> Paths:
+    """Give an operation by its path, which names no model, and by those that have one in front."""
+    found: Paths = {}
+    for place, front in enumerate(subject.fronts):
+        name = f"{operation['operationId']}{f'OfModel{place}' if place else ''}"
+        found[f"{front}{path}"] = {method: {**operation, "operationId": name}}
+    return found
+
+
 def example(value: Any) -> dict[str, Any]:
     """Give the named arguments for :func:`content` that show an example, if there is one."""
     return {} if value is None else {"example": value}

@@ -22,6 +22,7 @@ from pyfuncserver.protocol.rest.openapi.operation import (
     example,
     examples,
     get,
+    placed,
     prediction,
     ref,
     response,
@@ -44,7 +45,7 @@ def paths(subject: Subject) -> Paths:
         "/version": {"get": _get("mlflowVersion", "The version of MLflow", version)},
     }
     if subject.has_predictions:
-        found[f"{subject.front}/invocations"] = {"post": _invocations(subject)}
+        found |= placed(subject, "/invocations", "post", _invocations(subject))
     return found
 
 

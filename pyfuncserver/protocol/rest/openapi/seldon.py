@@ -18,6 +18,7 @@ from pyfuncserver.protocol.rest.openapi.operation import (
     errors,
     example,
     get,
+    placed,
     prediction,
     ref,
     response,
@@ -53,12 +54,12 @@ def paths(subject: Subject) -> Paths:
         found[f"{root}/health/status"] = {"get": ready}
         summary = "What the model takes and gives"
         model = _get(f"seldonModel{suffix}", summary, metadata)
-        found[f"{subject.front}{root}/metadata"] = {"get": model}
+        found |= placed(subject, f"{root}/metadata", "get", model)
     if subject.has_predictions:
         for place, path in enumerate(PATHS):
-            found[f"{subject.front}{path}"] = {"post": _predict(subject, place)}
+            found |= placed(subject, path, "post", _predict(subject, place))
         for place, path in enumerate(FEEDBACK_PATHS):
-            found[f"{subject.front}{path}"] = {"post": _feedback(subject, place)}
+            found |= placed(subject, path, "post", _feedback(subject, place))
     return found
 
 

@@ -37,13 +37,22 @@ class Subject:
     """What V1 calls it beside its full name."""
     is_alone: bool = True
     """Whether there is no other model here."""
-    front: str = ""
-    """What its paths have in front in the dialects that name no model."""
+    is_default: bool = True
+    """Whether it is the one that is meant where none is named."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """What V2 calls it, whatever its version; its bare name may be that of a later one."""
         return self.model.names if self.is_alone else (self.model.full_name, *self.also_named)
+
+    @property
+    def fronts(self) -> tuple[str, ...]:
+        """What its paths have in front in the dialects that name no model: nothing, or a model."""
+        bare = ("",) if self.is_default else ()
+        if self.is_alone:
+            return bare
+        behind = (f"/models/{name}" for name in self.names)
+        return (*bare, *behind, f"/models/{self.model.name}/versions/{self.model.version}")
 
     @property
     def is_open(self) -> bool:

@@ -61,7 +61,6 @@ class Book:
 def subject_of(around: Surroundings, entry: Entry) -> Subject:
     """Say what the document of a model is about."""
     models, identity, description = around.models, entry.identity, entry.description
-    is_default = identity.full_name == models.default
     is_latest = models.is_repository and models.key_of(identity.name) == identity.full_name
     return Subject(
         model=identity,
@@ -77,7 +76,7 @@ def subject_of(around: Surroundings, entry: Entry) -> Subject:
         metrics_path=around.metrics_path,
         also_named=(identity.name,) if is_latest else (),
         is_alone=not models.is_repository,
-        front="" if is_default else f"/models/{identity.name}/versions/{identity.version}",
+        is_default=identity.full_name == models.default,
     )
 
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyfuncserver.errors import InvalidInput, TooLarge, UnsupportedMediaType
-from pyfuncserver.protocol.rest.coding import decoded
+from pyfuncserver.protocol.rest.coding import MOST_CODINGS, MOST_MEMBERS, decoded
 
 LIMIT = 1000
 
@@ -38,6 +39,45 @@ def test_a_small_body_that_would_be_a_huge_one_is_not_unpacked() -> None:
     bomb = gzip.compress(bytes(100_000_000))
     with pytest.raises(TooLarge):
         decoded(bomb, "gzip", LIMIT)
+
+
+def test_members_cost_what_they_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a member is not copied for each of them."""
+    handed = 0
+    make = zlib.decompressobj
+
+    class Counting:
+        def __init__(self, window: int) -> None:
+            self.inner = make(window)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def decompress(self, data: Any, most: int) -> bytes:
+            nonlocal handed
+            handed += len(data)
+            return self.inner.decompress(data, most)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    large = bytes(range(256)) * 4000
+    body = gzip.compress(b"a", 0) * 3000 + gzip.compress(large, 0)
+    assert decoded(body, "gzip", 10**7) == b"a" * 3000 + large
+    assert handed < 20 * len(body)
+
+
+def test_more_members_than_anybody_makes_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="more than 65536 members"):
+        decoded(gzip.compress(b"", mtime=0) * (MOST_MEMBERS + 1), "gzip", LIMIT)
+
+
+def test_more_codings_than_anybody_uses_are_refused() -> None:
+    body = b"a"
+    for _ in range(MOST_CODINGS):
+        body = gzip.compress(body)
+    names = ", ".join(["gzip"] * MOST_CODINGS)
+    assert decoded(body, f"{names}, identity", LIMIT) == b"a"
+    with pytest.raises(UnsupportedMediaType, match="more than 4 codings"):
+        decoded(gzip.compress(body), f"{names}, gzip", LIMIT)
 
 
 # With names of their own: gzip writes the time into its header, and so into a name made of it, and

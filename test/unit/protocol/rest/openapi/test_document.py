@@ -21,11 +21,11 @@ from mlflow.types.schema import AnyType, Array, Map, Object, Property
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pyfuncserver.model.call import Form
-from pyfuncserver.model.catalogue import Catalogue
+from pyfuncserver.model.catalogue import Catalogue, Entry
 from pyfuncserver.model.description import Description
 from pyfuncserver.model.identity import Identity
 from pyfuncserver.model.service import InferenceService
-from pyfuncserver.protocol.rest import app, shapes
+from pyfuncserver.protocol.rest import app, scoring, seldon, shapes
 from pyfuncserver.protocol.rest.handler import Surroundings
 from pyfuncserver.protocol.rest.openapi import interface
 from pyfuncserver.protocol.rest.openapi.document import PARTS, document
@@ -216,6 +216,47 @@ def test_operations_have_names_of_their_own(slow_work: Any) -> None:
     assert len(set(names)) == len(names)
     assert {tag for item in found["paths"].values() for it in item.values() for tag in it["tags"]} \
         == {part.TAG for part in PARTS}  # fmt: skip
+
+
+REPOSITORY = Catalogue(
+    [
+        Entry(Identity("a", "1", "a-1"), described(MODELS["columns"])),
+        Entry(Identity("a", "2", "a-2"), described(MODELS["columns"])),
+        Entry(Identity("b", "1", "b-1"), described(MODELS["columns"])),
+    ],
+    default="b-1",
+    is_repository=True,
+)
+
+
+@pytest.mark.parametrize(("key", "fronts"), [
+    ("a-1", ["/models/a-1", "/models/a/versions/1"]),
+    ("a-2", ["/models/a-2", "/models/a", "/models/a/versions/2"]),
+    ("b-1", ["", "/models/b-1", "/models/b", "/models/b/versions/1"]),
+])  # fmt: skip
+def test_in_a_repository_every_path_of_a_model_is_documented(
+    key: str, fronts: list[str], slow_work: Any
+) -> None:
+    service = cast(InferenceService, object())
+    around = Surroundings(REPOSITORY, Scoreboard(1), slow_work, service=service)
+    found = document(subject_of(around, REPOSITORY[key]))
+    cast(Any, OpenAPIV31SpecValidator)(found).validate()
+    shapeless = (*scoring.PATHS, *seldon.PATHS, *seldon.FEEDBACK_PATHS, "/metadata")
+    for path in shapeless:
+        written = [front for front in fronts if f"{front}{path}" in found["paths"]]
+        assert written == fronts
+    names = [it["operationId"] for item in found["paths"].values() for it in item.values()]
+    assert len(set(names)) == len(names)
+    meant = app.predictions(around)
+    for front in fronts:
+        assert meant[f"{front}/invocations".encode()].model == key
+
+
+def test_the_documents_own_parameters_are_documented(slow_work: Any) -> None:
+    operation = documented(MODELS["columns"], slow_work)["paths"]["/openapi.json"]["get"]
+    values = {it["name"]: (it["in"], it["schema"]["enum"]) for it in operation["parameters"]}
+    assert values == {"model": ("query", ["iris", "iris-7"]), "version": ("query", ["7"])}
+    assert "404" in operation["responses"]
 
 
 def examples_of(found: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
