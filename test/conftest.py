@@ -16,6 +16,11 @@ from hypothesis import HealthCheck, settings
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before anything imports MLflow
 
+# An image of CI may forbid bytecode; then each daemon that is started here would compile the server
+# anew, for an eighth of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # How long an example takes is the machine's affair, and no finding; and a run is of the same
 # examples as the last one was. Others are looked for with --hypothesis-profile=default.
 settings.register_profile(
@@ -31,8 +36,8 @@ Save = Callable[[str, Callable[[ModuleType, Path], Path]], Path]
 
 
 @pytest.fixture(scope="session")
-def save_model(tmp_path_factory: pytest.TempPathFactory) -> Save:
-    """Give `save_model(name, how)`, which returns the directory that `how(models, path)` made."""
+def save_whole_model(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    """Give `save_model`, with all that MLflow puts beside a model."""
     root = tmp_path_factory.mktemp("models")
 
     def save(name: str, how: Callable[[ModuleType, Path], Path]) -> Path:
@@ -50,8 +55,26 @@ def save_model(tmp_path_factory: pytest.TempPathFactory) -> Save:
 
 
 @pytest.fixture(scope="session")
-def echo_model(save_model: Save) -> Path:
-    return save_model("echo", lambda models, path: models.save(models.EchoPlain(), path))
+def save_model(save_whole_model: Save) -> Save:
+    """Give `save_model(name, how)`, which returns the directory that `how(models, path)` made.
+
+    The model has no requirements, which would be MLflow alone: where there is one, MLflow reads
+    through the files of all packages at each load, for a sixth of a daemon's start.
+    """
+
+    def save(name: str, how: Callable[[ModuleType, Path], Path]) -> Path:
+        path = save_whole_model(name, how)
+        if (requirements := path / "requirements.txt").exists():
+            requirements.write_text("")
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def echo_model(save_whole_model: Save) -> Path:
+    """Give the model whose load is that of a real one, requirements and all."""
+    return save_whole_model("echo", lambda models, path: models.save(models.EchoPlain(), path))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
+from models import save
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -84,21 +85,17 @@ def save_columns(path: Path) -> Path:
         _columns(("a", "n"), ("double", "long")),
         _columns(("total", "double"), ("double", "double")),
     )
-    mlflow.pyfunc.save_model(path, python_model=Columns(), signature=signature)
-    return path
+    return save(Columns(), path, signature=signature)
 
 
 def save_whatever(path: Path) -> Path:
-    mlflow.pyfunc.save_model(path, python_model=Whatever())
-    return path
+    return save(Whatever(), path)
 
 
 def save_halved(path: Path) -> Path:
     tensor = Schema([TensorSpec(np.dtype("float32"), (-1, 2))])
-    mlflow.pyfunc.save_model(path, python_model=Halved(), signature=ModelSignature(tensor, tensor))
-    return path
+    return save(Halved(), path, signature=ModelSignature(tensor, tensor))
 
 
 def save_old_way(path: Path) -> Path:
-    mlflow.pyfunc.save_model(path, python_model=OldWay())
-    return path
+    return save(OldWay(), path)

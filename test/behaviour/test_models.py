@@ -65,23 +65,28 @@ def test_iris(iris_model: Path) -> None:
         assert names[0] in upi_refusal.value.details()
 
 
-def test_a_python_model_with_a_signature(signed_model: Path) -> None:
+@pytest.fixture(scope="module")
+def signed(over_transport: None, signed_model: Path) -> Iterator[Daemon]:
     with serving(signed_model) as daemon:
-        body = {"instances": [{"a": 1.5, "b": 2, "s": "x"}, {"a": 2.5, "b": 3, "s": "y"}]}
-        expected = [{"total": 3.5, "s": "X"}, {"total": 5.5, "s": "Y"}]
-        assert daemon.predict(body).json() == {"predictions": expected}
-        columns = {"inputs": {"a": [1.5, 2.5], "b": [2, 3], "s": ["x", "y"]}}
-        assert daemon.predict(columns).json() == {"predictions": expected}
+        yield daemon
 
-        answer = daemon.upi(
-            table({"a": DOUBLE, "b": INTEGER, "s": STRING}, [[1.5, 2, "x"], [2.5, 3, "y"]])
-        )
-        result = answer.prediction_result_table
-        assert [(c.name, c.type) for c in result.columns] == [("total", DOUBLE), ("s", STRING)]
-        assert [[r.values[0].double_value, r.values[1].string_value] for r in result.rows] == [
-            [3.5, "X"],
-            [5.5, "Y"],
-        ]
+
+def test_a_python_model_with_a_signature(signed: Daemon) -> None:
+    body = {"instances": [{"a": 1.5, "b": 2, "s": "x"}, {"a": 2.5, "b": 3, "s": "y"}]}
+    expected = [{"total": 3.5, "s": "X"}, {"total": 5.5, "s": "Y"}]
+    assert signed.predict(body).json() == {"predictions": expected}
+    columns = {"inputs": {"a": [1.5, 2.5], "b": [2, 3], "s": ["x", "y"]}}
+    assert signed.predict(columns).json() == {"predictions": expected}
+
+    answer = signed.upi(
+        table({"a": DOUBLE, "b": INTEGER, "s": STRING}, [[1.5, 2, "x"], [2.5, 3, "y"]])
+    )
+    result = answer.prediction_result_table
+    assert [(c.name, c.type) for c in result.columns] == [("total", DOUBLE), ("s", STRING)]
+    assert [[r.values[0].double_value, r.values[1].string_value] for r in result.rows] == [
+        [3.5, "X"],
+        [5.5, "Y"],
+    ]
 
 
 REFUSED = {
@@ -102,12 +107,6 @@ REFUSED = {
     "a string": ("text", "instances"),
     "params that are none": ({"instances": [], "params": 3}, "params"),
 }
-
-
-@pytest.fixture(scope="module")
-def signed(over_transport: None, signed_model: Path) -> Iterator[Daemon]:
-    with serving(signed_model) as daemon:
-        yield daemon
 
 
 @pytest.mark.parametrize("case", REFUSED)

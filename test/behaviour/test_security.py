@@ -45,6 +45,18 @@ def files(pair: Pair) -> dict[str, str]:
     return {"TLS_CERT": str(pair.cert), "TLS_KEY": str(pair.key)}
 
 
+@pytest.fixture(scope="module")
+def plain(over_transport: None, controlled_model: Path) -> Iterator[Daemon]:
+    with Daemon(controlled_model) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def secure(over_transport: None, controlled_model: Path, pair: Pair) -> Iterator[Daemon]:
+    with Daemon(controlled_model, env=files(pair)) as running:
+        yield running
+
+
 def ask(daemon: Daemon, context: ssl.SSLContext, path: str, body: bytes | None = None) -> bytes:
     connection = http.client.HTTPSConnection(
         "localhost", daemon.http_port, timeout=30, context=context
@@ -95,15 +107,14 @@ def test_tls_over_both_protocols(
 
 
 def test_a_client_that_reads_slowly_over_tls_gets_all_of_the_last_answer(
-    controlled_model: Path, authority: Authority, pair: Pair
+    secure: Daemon, authority: Authority
 ) -> None:
     body = b'{"do": "echo", "pad": "%s"}' % (b"x" * 20_000_000)
-    with Daemon(controlled_model, env=files(pair)) as daemon:
-        with Wire(daemon.http_port, context=authority.client_context()) as wire:
-            wire.send(post(daemon.predict_path, body, "Connection: close"))
-            time.sleep(4)  # longer than a connection waits that has nothing to send
-            answer = wire.answer()
-        assert (answer.status, len(answer.body) > 20_000_000) == (200, True)
+    with Wire(secure.http_port, context=authority.client_context()) as wire:
+        wire.send(post(secure.predict_path, body, "Connection: close"))
+        time.sleep(4)  # longer than a connection waits that has nothing to send
+        answer = wire.answer()
+    assert (answer.status, len(answer.body) > 20_000_000) == (200, True)
 
 
 def test_tls_clients_that_wait_do_not_hold_up_the_end(
@@ -137,20 +148,22 @@ def test_a_handshake_may_take_longer_than_a_connection_is_kept(
 
 @pytest.mark.parametrize("is_secure", [False, True])
 def test_silent_clients_that_take_all_descriptors_keep_nobody_out(
-    controlled_model: Path, authority: Authority, pair: Pair, is_secure: bool
+    plain: Daemon, secure: Daemon, authority: Authority, is_secure: bool
 ) -> None:
     context = authority.client_context() if is_secure else None
-    with Daemon(controlled_model, env=files(pair) if is_secure else {}) as daemon:
-        (worker,) = daemon.worker_pids()
-        used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
-        resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 20, used + 20))
-        with contextlib.ExitStack() as stack:
-            for _ in range(60):
-                silent = socket.create_connection(("127.0.0.1", daemon.http_port), timeout=30)
-                stack.enter_context(silent)
-            wire = stack.enter_context(Wire(daemon.http_port, context=context))
-            wire.send(get("/"))
-            assert wire.answer().status == 200
+    daemon = secure if is_secure else plain
+    (worker,) = daemon.worker_pids()
+    used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+    _, most = before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.prlimit, worker, resource.RLIMIT_NOFILE, before)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 20, most))
+        for _ in range(60):
+            silent = socket.create_connection(("127.0.0.1", daemon.http_port), timeout=30)
+            stack.enter_context(silent)
+        wire = stack.enter_context(Wire(daemon.http_port, context=context))
+        wire.send(get("/"))
+        assert wire.answer().status == 200
 
 
 def test_limits_over_tls(controlled_model: Path, authority: Authority, pair: Pair) -> None:
@@ -268,18 +281,35 @@ def test_files_that_will_not_do_end_the_start(
 # Tokens
 
 
-@pytest.fixture
-def token_file(tmp_path: Path) -> Path:
-    path = tmp_path / "tokens"
-    path.write_text(f"another\n{TOKEN}\n", encoding="utf-8")
-    return path
+@pytest.fixture(scope="module")
+def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("guarded") / "tokens"
 
 
-def test_predictions_need_a_token_and_probes_do_not(
-    controlled_model: Path, token_file: Path
-) -> None:
+@pytest.fixture(scope="module")
+def guarded(over_transport: None, controlled_model: Path, token_file: Path) -> Iterator[Daemon]:
+    token_file.write_text(f"another\n{TOKEN}\n", encoding="utf-8")
     env = {**BOTH, "TOKEN_FILE": str(token_file), "LOG_LEVEL": "DEBUG"}
-    with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
+    with Daemon(controlled_model, env=env) as running:
+        yield running
+
+
+def test_who_has_no_token_is_told_before_he_sends(guarded: Daemon) -> None:
+    with Wire(guarded.http_port) as wire:
+        head = f"POST {guarded.predict_path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n"
+        wire.send(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        (answer,) = wire.answers_to_end()
+        assert answer.status == 401
+        assert answer.closes
+    assert guarded.predict(b"x" * 50_000_000).status == 401
+
+
+def test_predictions_need_a_token_and_probes_do_not(guarded: Daemon, token_file: Path) -> None:
+    """Renews the tokens in the end."""
+    daemon = guarded
+    refusals = {"dialect": "v1", "kind": "unauthenticated"}
+    refused_before = daemon.metric("pyfuncserver_request_errors_total", **refusals)
+    with daemon.channel() as channel:
         for path in ("/", "/metrics", "/v1/models", f"/v1/models/{daemon.full_name}"):
             assert daemon.http("GET", path).status == 200
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
@@ -291,8 +321,8 @@ def test_predictions_need_a_token_and_probes_do_not(
             }
             assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert answer.headers["X-Request-Id"]
-        refusals = {"dialect": "v1", "kind": "unauthenticated"}
-        assert daemon.metric("pyfuncserver_request_errors_total", **refusals) == 3
+        refused_now = daemon.metric("pyfuncserver_request_errors_total", **refusals)
+        assert refused_now == refused_before + 3
         allowed = {"Authorization": f"Bearer {TOKEN}"}
         assert daemon.predict(ECHO, allowed).status == 200
         seen = daemon.predict({"do": "headers"}, {**allowed, "X-Other": "1"}).json()["headers"]
@@ -311,18 +341,6 @@ def test_predictions_need_a_token_and_probes_do_not(
         assert TOKEN not in daemon.http("GET", "/metrics").text
 
 
-def test_who_has_no_token_is_told_before_he_sends(controlled_model: Path, token_file: Path) -> None:
-    with Daemon(controlled_model, env={"TOKEN_FILE": str(token_file)}) as daemon:
-        with Wire(daemon.http_port) as wire:
-            head = f"POST {daemon.predict_path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n"
-            wire.send(head.encode() + b"Expect: 100-continue\r\n\r\n")
-            (answer,) = wire.answers_to_end()
-            assert answer.status == 401
-            assert answer.closes
-        assert daemon.predict(b"x" * 50_000_000).status == 401
-
-
-def test_without_a_token_file_the_model_sees_what_is_sent(controlled_model: Path) -> None:
-    with Daemon(controlled_model) as daemon:
-        answer = daemon.predict({"do": "headers"}, {"Authorization": "Bearer hers"})
-        assert json.loads(answer.body)["headers"]["Authorization"] == "Bearer hers"
+def test_without_a_token_file_the_model_sees_what_is_sent(plain: Daemon) -> None:
+    answer = plain.predict({"do": "headers"}, {"Authorization": "Bearer hers"})
+    assert json.loads(answer.body)["headers"]["Authorization"] == "Bearer hers"

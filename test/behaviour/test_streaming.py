@@ -309,10 +309,9 @@ def test_several_inputs_are_refused(daemon: Daemon) -> None:
     assert answer.json()["message"] == "A streamed answer is to one input, not to several"
 
 
-def test_a_model_that_does_not_stream_says_so(over_transport: None, iris_model: Path) -> None:
-    with Daemon(iris_model) as daemon:
-        names = ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)")
-        body = {"dataframe_records": [dict.fromkeys(names, 1.0)]}
+def test_a_model_that_does_not_stream_says_so(over_transport: None, signed_model: Path) -> None:
+    with Daemon(signed_model) as daemon:
+        body = {"dataframe_records": [{"a": 1.0, "b": 2, "s": "x"}]}
         assert post(daemon, INVOCATIONS, body).status == 200
         answer = post(daemon, INVOCATIONS, {**body, "stream": True})
         assert (answer.status, answer.json()["error_code"]) == (501, "NOT_IMPLEMENTED")

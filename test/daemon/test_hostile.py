@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -110,27 +111,31 @@ def test_calls_cut_off_over_grpc_are_told(controlled_model: Path) -> None:
         assert any("cut off" in line for line in daemon.log_lines())
 
 
-def test_predictions_whose_clients_have_gone_are_not_run(controlled_model: Path) -> None:
-    with Daemon(controlled_model) as daemon:
-        running = daemon.connection()
-        running.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 2}')
-        wait_until(lambda: daemon.metric("pyfuncserver_requests_in_flight") == 1, 30)
-        gone = [daemon.connection() for _ in range(5)]
-        for connection in gone:
-            connection.request("POST", daemon.predict_path, b'{"do": "sleep", "seconds": 10}')
-        for connection in gone:
-            connection.close()
-        started = time.monotonic()
-        with contextlib.closing(running):
-            assert running.getresponse().status == 200
-        assert daemon.predict({"do": "pid"}).status == 200
-        assert time.monotonic() - started < 30, "five of them would have taken 50 s"
+@pytest.fixture(scope="module")
+def lone(controlled_model: Path) -> Iterator[Daemon]:
+    with Daemon(controlled_model) as running:
+        yield running
 
 
-def test_a_form_is_json_like_any_other_body(controlled_model: Path) -> None:
-    with Daemon(controlled_model) as daemon:
-        body = '{"do": "echo", "text": "%s"}' % ("a=b&" * 3000)
-        for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-            answer = daemon.predict(body, {"Content-Type": kind})
-            assert answer.status == 200, answer.text
-            assert len(answer.json()["echo"]["text"]) == 12000
+def test_predictions_whose_clients_have_gone_are_not_run(lone: Daemon) -> None:
+    running = lone.connection()
+    running.request("POST", lone.predict_path, b'{"do": "sleep", "seconds": 2}')
+    wait_until(lambda: lone.metric("pyfuncserver_requests_in_flight") == 1, 30)
+    gone = [lone.connection() for _ in range(5)]
+    for connection in gone:
+        connection.request("POST", lone.predict_path, b'{"do": "sleep", "seconds": 10}')
+    for connection in gone:
+        connection.close()
+    started = time.monotonic()
+    with contextlib.closing(running):
+        assert running.getresponse().status == 200
+    assert lone.predict({"do": "pid"}).status == 200
+    assert time.monotonic() - started < 30, "five of them would have taken 50 s"
+
+
+def test_a_form_is_json_like_any_other_body(lone: Daemon) -> None:
+    body = '{"do": "echo", "text": "%s"}' % ("a=b&" * 3000)
+    for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = lone.predict(body, {"Content-Type": kind})
+        assert answer.status == 200, answer.text
+        assert len(answer.json()["echo"]["text"]) == 12000

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -120,16 +121,21 @@ def test_promtool_is_content(controlled_model: Path, protocol: str) -> None:
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-def test_accept_chooses_the_format(controlled_model: Path) -> None:
-    with Daemon(controlled_model) as daemon:
-        daemon.predict({"do": "pid"})
-        plain = daemon.http("GET", "/metrics")
-        assert plain.headers["Content-Type"].startswith("text/plain")
-        assert not plain.text.endswith("# EOF\n")
-        accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
-        open_metrics = daemon.http("GET", "/metrics", headers=accept)
-        assert open_metrics.headers["Content-Type"].startswith("application/openmetrics-text")
-        assert open_metrics.text.endswith("# EOF\n")
+@pytest.fixture(scope="module")
+def lone(controlled_model: Path) -> Iterator[Daemon]:
+    with Daemon(controlled_model) as running:
+        yield running
+
+
+def test_accept_chooses_the_format(lone: Daemon) -> None:
+    lone.predict({"do": "pid"})
+    plain = lone.http("GET", "/metrics")
+    assert plain.headers["Content-Type"].startswith("text/plain")
+    assert not plain.text.endswith("# EOF\n")
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    open_metrics = lone.http("GET", "/metrics", headers=accept)
+    assert open_metrics.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert open_metrics.text.endswith("# EOF\n")
 
 
 def test_workers_and_their_memory_and_the_model_are_told(controlled_model: Path) -> None:
@@ -144,11 +150,10 @@ def test_workers_and_their_memory_and_the_model_are_told(controlled_model: Path)
             assert 10e6 < shared < resident
 
 
-def test_errors_are_counted_by_kind(controlled_model: Path) -> None:
-    with Daemon(controlled_model) as daemon:
-        daemon.predict({"do": "raise"})
-        daemon.predict({"do": "http_error"})
-        daemon.predict("{")
-        daemon.http("POST", "/v1/models/nobody:predict", b"{}")
-        for kind in ("model_failed", "model_status", "invalid_input", "unknown_model"):
-            assert daemon.metric("pyfuncserver_request_errors_total", kind=kind) == 1, kind
+def test_errors_are_counted_by_kind(lone: Daemon) -> None:
+    lone.predict({"do": "raise"})
+    lone.predict({"do": "http_error"})
+    lone.predict("{")
+    lone.http("POST", "/v1/models/nobody:predict", b"{}")
+    for kind in ("model_failed", "model_status", "invalid_input", "unknown_model"):
+        assert lone.metric("pyfuncserver_request_errors_total", kind=kind) == 1, kind

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def monitor_of(daemon: Daemon) -> int:
     return pid
 
 
+@pytest.fixture(scope="module")
+def plain(controlled_model: Path) -> Iterator[Daemon]:
+    """Give one with settings of its HTTP port alone, of which each test looks at one."""
+    env = {"METRICS_PATH": "/prometheus", "FILTER_METRICS_ACCESS_LOGS": "false"}
+    with Daemon(controlled_model, env=env) as running:
+        yield running
+
+
 @pytest.mark.parametrize("protocol", ["HTTP_JSON", "UPI_V1"])
 def test_metrics_on_a_port_of_their_own(controlled_model: Path, protocol: str) -> None:
     with Daemon(controlled_model, env={**METRICS, "CARAML_PROTOCOL": protocol}) as daemon:
@@ -59,18 +68,16 @@ def test_the_metrics_port_outlives_its_process(controlled_model: Path) -> None:
         assert "pyfuncserver_model_info" in text
 
 
-def test_a_metrics_port_that_is_taken(controlled_model: Path) -> None:
-    with Daemon(controlled_model) as daemon:
-        env = {"METRICS_PORT": str(daemon.http_port)}
-        status, output = run_daemon_expecting_exit(["--model_dir", str(controlled_model)], env)
+def test_a_metrics_port_that_is_taken(plain: Daemon, controlled_model: Path) -> None:
+    env = {"METRICS_PORT": str(plain.http_port)}
+    status, output = run_daemon_expecting_exit(["--model_dir", str(controlled_model)], env)
     assert status == 1
     assert "(METRICS_PORT) cannot be opened" in output
 
 
-def test_the_path_of_metrics_on_the_http_port(controlled_model: Path) -> None:
-    with Daemon(controlled_model, env={"METRICS_PATH": "/prometheus"}) as daemon:
-        assert get(daemon.http_port, "/prometheus")[0] == 200
-        assert get(daemon.http_port, "/metrics")[0] == 404
+def test_the_path_of_metrics_on_the_http_port(plain: Daemon) -> None:
+    assert get(plain.http_port, "/prometheus")[0] == 200
+    assert get(plain.http_port, "/metrics")[0] == 404
 
 
 @pytest.mark.parametrize("is_filtered", [True, False])
@@ -88,10 +95,9 @@ def test_probes_in_the_access_log(controlled_model: Path, is_filtered: bool) -> 
     assert "POST" not in log
 
 
-def test_nothing_is_logged_where_no_access_log_is_asked_for(controlled_model: Path) -> None:
-    with Daemon(controlled_model, env={"FILTER_METRICS_ACCESS_LOGS": "false"}) as daemon:
-        assert get(daemon.http_port, "/health/ping")[0] == 200
-        assert "status=200" not in daemon.log()
+def test_nothing_is_logged_where_no_access_log_is_asked_for(plain: Daemon) -> None:
+    assert get(plain.http_port, "/health/ping")[0] == 200
+    assert "status=200" not in plain.log()
 
 
 def test_a_pidfile(controlled_model: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,10 +81,17 @@ def test_a_dry_run(echo_model: Path, tmp_path: Path) -> None:
     assert "what to do" in output
 
 
-def test_a_mistyped_variable_is_warned_about(echo_model: Path) -> None:
-    with Daemon(echo_model, env={"CARAML_HTP_PORT": "1"}) as daemon:
-        (line,) = [line for line in daemon.log_lines() if "CARAML_HTP_PORT" in line]
-        assert "WARNING" in line
+@pytest.fixture(scope="module")
+def running(echo_model: Path) -> Iterator[Daemon]:
+    """Give a daemon with a mistyped variable, and a flag that contradicts its variable."""
+    env = {"CARAML_HTP_PORT": "1", "WORKERS": "2"}
+    with Daemon(echo_model, env=env, flags=["--workers", "3"]) as daemon:
+        yield daemon
+
+
+def test_a_mistyped_variable_is_warned_about(running: Daemon) -> None:
+    (line,) = [line for line in running.log_lines() if "CARAML_HTP_PORT" in line]
+    assert "WARNING" in line
 
 
 def test_the_private_metrics_directory_goes_with_the_daemon(
@@ -97,13 +105,12 @@ def test_the_private_metrics_directory_goes_with_the_daemon(
         assert list(tmp_path.glob("pyfuncserver-metrics-*")) == []
 
 
-def test_the_supervisor_has_loaded_nothing_of_the_models_side(echo_model: Path) -> None:
-    with Daemon(echo_model, env={"WORKERS": "2"}) as daemon:
-        maps = Path(f"/proc/{daemon.pid}/maps").read_text()
-        for library in ("numpy", "pandas", "grpc", "pyarrow"):
-            assert f"/{library}/" not in maps
-        worker = Path(f"/proc/{min(daemon.worker_pids())}/maps").read_text()
-        assert "/numpy/" in worker, "this test would notice"
+def test_the_supervisor_has_loaded_nothing_of_the_models_side(running: Daemon) -> None:
+    maps = Path(f"/proc/{running.pid}/maps").read_text()
+    for library in ("numpy", "pandas", "grpc", "pyarrow"):
+        assert f"/{library}/" not in maps
+    worker = Path(f"/proc/{min(running.worker_pids())}/maps").read_text()
+    assert "/numpy/" in worker, "this test would notice"
 
 
 def test_public_upi_messages_are_used_and_accepted_in_any_order(
@@ -150,9 +157,8 @@ def test_the_console_script_and_the_module_are_one(echo_model: Path) -> None:
     assert "--model_dir" in done.stdout
 
 
-def test_a_flag_beats_its_variable(echo_model: Path) -> None:
-    with Daemon(echo_model, env={"WORKERS": "2"}, flags=["--workers", "3"]) as daemon:
-        assert len(daemon.worker_pids()) == 3
+def test_a_flag_beats_its_variable(running: Daemon) -> None:
+    assert len(running.worker_pids()) == 3
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -7,6 +7,7 @@ import http.client
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -345,9 +346,15 @@ def call_another(daemon: Daemon, pid: int, name: str) -> None:
                 return
 
 
-def test_grpc_concurrency_bounds_what_runs_at_a_time(controlled_model: Path) -> None:
+@pytest.fixture(scope="module")
+def upi_alone(controlled_model: Path) -> Iterator[Daemon]:
     env = {"CARAML_PROTOCOL": "UPI_V1", "GRPC_CONCURRENCY": "2"}
-    with Daemon(controlled_model, env=env) as daemon, daemon.channel() as channel:
+    with Daemon(controlled_model, env=env) as running:
+        yield running
+
+
+def test_grpc_concurrency_bounds_what_runs_at_a_time(upi_alone: Daemon) -> None:
+    with upi_alone.channel() as channel:
         call = predict_values(channel)
 
         def four_take_s() -> float:
@@ -360,15 +367,12 @@ def test_grpc_concurrency_bounds_what_runs_at_a_time(controlled_model: Path) -> 
         assert 0.8 <= min(four_take_s() for _ in range(3)) < 1.4
 
 
-def test_reflection_lists_what_is_served(controlled_model: Path) -> None:
+def test_reflection_lists_what_is_served(upi_alone: Daemon) -> None:
     from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
         ProtoReflectionDescriptorDatabase,
     )
 
-    with (
-        Daemon(controlled_model, env={"CARAML_PROTOCOL": "UPI_V1"}) as daemon,
-        daemon.channel() as channel,
-    ):
+    with upi_alone.channel() as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(database.get_services()) == {
             "caraml.upi.v1.UniversalPredictionService",
