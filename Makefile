@@ -58,7 +58,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup run test test-clients test-stores test-kinds test-huggingface test-image \
-	install-stores \
+	install-stores install-kinds install-huggingface \
 	test-faults test-faults-shared test-faults-alone soak check lint format types protos \
 	protos-check readme bench docker clean $(BENCHMARKS)
 
@@ -106,6 +106,10 @@ test-huggingface: $(KINDS)/.huggingface ## Run those with PyTorch and transforme
 	$(KINDS)/bin/python -m pytest test/kinds/test_huggingface.py $(ARGS)
 
 install-stores: $(STORES)/.installed
+
+install-kinds: $(KINDS)/.installed
+
+install-huggingface: $(KINDS)/.huggingface
 
 $(KINDS)/.installed: setup.py
 	$(PYTHON) -m venv $(KINDS)
