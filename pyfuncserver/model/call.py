@@ -115,7 +115,7 @@ class Call:
     """What the dialect wants to see again when it encodes the answer; the model does not."""
     parts: Parts | None = None
     """How the answer is written, where the client wants it part by part."""
-    may_be_padded: bool = True
+    may_be_padded: bool = field(default=True, compare=False)
     """Whether NumPy's strings of the payload could take too much memory; see ``padding.py``."""
 
 

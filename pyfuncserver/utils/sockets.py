@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 MANY_DESCRIPTORS = 1 << 20
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+IP_MINTTL, IPV6_MINHOPCOUNT = 21, 73  # linux/in.h, linux/in6.h
+NEAREST = 255
+"""Hops that a packet has left which comes from this wire; most systems begin with 64."""
 
 # Classic BPF over the TCP header (Documentation/networking/filter.rst): drop what has SYN set.
 _DROP_SYN = (
@@ -29,16 +32,44 @@ _DROP_SYN = (
 def ignore_new_connections(listener: socket.socket) -> bool:
     """Let the kernel drop attempts to connect from now on, for every process that listens.
 
-    Connections that are being made are still made. A client that tries in vain tries again after
-    a second, when the socket may be closed, and is then refused. False where this system cannot.
+    Connections that are being made are still made, but :func:`admit` has to be called for them. A
+    client that tries in vain tries again after a second, when the socket may be closed, and is then
+    refused. False where this system cannot.
     """
+    return _filter_attempts(listener) or _take_from(listener, NEAREST)
+
+
+def admit(connection: socket.socket) -> None:
+    """Let a connection be heard that a socket has accepted which :func:`ignore_new_connections`."""
+    _take_from(connection, 0)
+
+
+def _filter_attempts(listener: socket.socket) -> bool:
+    """Attach a filter, which newer kernels let only root do."""
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
     program = ctypes.create_string_buffer(code, len(code))
     described = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
     try:
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, described)
     except OSError as error:
-        log.debug("connections made in this very moment may be lost: %s", error)
+        log.debug("the kernel takes no filter for a listening socket: %s", error)
+        return False
+    return True
+
+
+def _take_from(any_socket: socket.socket, hops: int) -> bool:
+    """Have packets dropped that have fewer hops left; anybody may, and it is inherited.
+
+    But not that which ends a handshake: Linux looks at its hops no more (tcp_ipv4.c, tcp_v4_rcv).
+    """
+    is_ipv6 = any_socket.family == socket.AF_INET6
+    try:
+        # An IPv6 socket may have connections of IPv4, too.
+        any_socket.setsockopt(socket.IPPROTO_IP, IP_MINTTL, hops)
+        if is_ipv6:
+            any_socket.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, hops)
+    except OSError as error:
+        log.debug("the kernel does not look at hops: %s", error)
         return False
     return True
 

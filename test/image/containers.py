@@ -149,6 +149,7 @@ class Container:
     predict = Daemon.predict
     metrics = Daemon.metrics
     metric = Daemon.metric
+    _exposition = Daemon._exposition
     channel = Daemon.channel
     upi = Daemon.upi
     full_name = "model-1"

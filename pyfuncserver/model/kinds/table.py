@@ -96,9 +96,8 @@ class Table:
         missing = [name for name in self.names if name not in columns]
         if missing:  # LightGBM keeps no spaces in its names
             columns = {name.replace(" ", "_"): values for name, values in columns.items()}
-            missing = [name for name in self.names if name not in columns]
-        if missing:
-            raise InvalidInput(_missing(missing))
+            if not columns.keys() >= set(self.names):
+                raise InvalidInput(_missing(missing))
         return {name: columns[name] for name in self.names}
 
     def _checked(self, rows: Array) -> Array:

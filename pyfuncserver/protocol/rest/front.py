@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfuncserver.protocol.rest.transport.connection import Limits, Phase, Transport
-from pyfuncserver.utils.sockets import ignore_new_connections
+from pyfuncserver.utils.sockets import admit, ignore_new_connections
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class HttpFront:
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            admit(accepted)  # another worker may be closing the socket
             self._transport.adopt(accepted, address)
         except OSError as error:  # the client has gone before its handshake
             log.debug("a connection was lost at once: %s", error)

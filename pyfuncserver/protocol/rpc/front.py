@@ -188,6 +188,8 @@ class RpcFront:
         time.sleep(HANDSHAKE_S)
         for listener in filter(sockets.is_listening, sockets.own_sockets(self._port)):
             sockets.stop_listening(listener)
+        for connection in sockets.own_sockets(self._port):
+            sockets.admit(connection)
         when_closed()
         while time.monotonic() < deadline and not is_last():
             if not sockets.has_connections(self._port):
