@@ -94,7 +94,9 @@ def free_port() -> int:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(lowest // 2, lowest)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        # No connection of the minute before may be left, which SO_REUSEPORT does not get past.
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
             return port
 
 
