@@ -7,7 +7,7 @@ it, makes such arrays of them; too much is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -47,9 +47,7 @@ def may_take_much(text: bytes) -> bool:
     longest = MOST_PADDED_BYTES // (count * CHARACTER_SIZE)
     if longest < NUMBER_LENGTH or b"\\" in text:  # some of the quotes may be escaped
         return True
-    if not _is_unquoted(text, longest):
-        return False
-    return any(len(string) > longest for string in text.split(b'"')[1::2])
+    return _is_unquoted(text, longest) and any(size > longest for size in _lengths(text))
 
 
 def _is_unquoted(text: bytes, length: int) -> bool:
@@ -61,6 +59,15 @@ def _is_unquoted(text: bytes, length: int) -> bool:
             return True
         start = quote + 1
     return False
+
+
+def _lengths(text: bytes) -> Iterator[int]:
+    """Give the lengths of strings."""
+    start = text.find(b'"') + 1
+    while start:
+        end = text.find(b'"', start)
+        yield (len(text) if end < 0 else end) - start
+        start = 0 if end < 0 else text.find(b'"', end + 1) + 1
 
 
 def check(count: int, longest: int, size: int = CHARACTER_SIZE, what: str = "The data") -> None:
