@@ -144,7 +144,7 @@ test-faults-alone: setup
 soak: setup ## Serve mixed load for an hour and look for what grows (SOAK_SEC=300: 5 minutes)
 	SOAK_SEC=$(SOAK_SEC) $(BIN)/python -m pytest test/faults/test_soak.py $(ARGS)
 
-check: lint types protos-check test ## All that CI asks: lint, types, import contracts, protos, tests
+check: lint types protos-check test ## What CI asks first: lint, types, import contracts, protos, tests
 
 lint: setup ## Check style and import contracts
 	$(BIN)/ruff check
